@@ -1,0 +1,86 @@
+import type { Instant, Millis } from './time.ts';
+
+export const tiers = ['read', 'write', 'execute'] as const;
+export type Tier = (typeof tiers)[number];
+
+export type RevocationKind = 'immediate' | 'bounded' | 'none';
+
+export interface ToolAccess {
+  tool: string;
+  tier: Tier;
+}
+
+export type TaskState = 'open' | 'closing' | 'closed' | 'close_degraded';
+export type CloseCause = 'requested' | 'deadline' | 'heartbeat_lost' | 'parent_closed';
+
+/** One unit of work (design §2). Free text (`intent`) is recorded and never decides. */
+export interface Task {
+  tenant: string;
+  taskId: string;
+  rootTaskId: string;
+  parentTaskId: string | undefined;
+  intent: string;
+  agent: string;
+  opener: string;
+  /** Workload that acts as the agent; undefined until pinned. Never changes once set. */
+  agentWorkload: string | undefined;
+  tools: readonly ToolAccess[];
+  context: Readonly<Record<string, string>>;
+  state: TaskState;
+  closeCause: CloseCause | undefined;
+  openedAt: Instant;
+  deadline: Instant;
+  closedAt: Instant | undefined;
+  settledAt: Instant | undefined;
+  heartbeatInterval: Millis | undefined;
+  heartbeatDue: Instant | undefined;
+  /** A write that depends on the task names the epoch that it was decided under; another epoch refuses it. */
+  epoch: number;
+  /** Position in the token status lists (one per task: its tokens live and die together). */
+  statusIndex: number;
+}
+
+export type LeaseState = 'pending' | 'active' | 'settling' | 'settled';
+export type LeaseOutcome = 'revoked' | 'expired' | 'returned' | 'bounded' | 'irrevocable';
+/** Why a lease is being taken to an outcome. */
+export type SettleCause = 'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned';
+
+/** One issued credential (design §2). Never holds secret material: `handle` is what finds it again at its target. */
+export interface Lease {
+  tenant: string;
+  leaseId: string;
+  taskId: string;
+  requestId: string;
+  agent: string;
+  workload: string;
+  tool: string;
+  tier: Tier;
+  provider: string;
+  handle: string;
+  state: LeaseState;
+  outcome: LeaseOutcome | undefined;
+  revocationKind: RevocationKind;
+  issuedAt: Instant;
+  expiresAt: Instant;
+  settledAt: Instant | undefined;
+  deadBy: Instant | undefined;
+  renewedFrom: string | undefined;
+  /** Renewals before this lease in its line; 0 for a first issue. */
+  renewalCount: number;
+  /** When the first lease of the line was issued. */
+  lineStartedAt: Instant;
+  policyRevision: string;
+  policyRule: string;
+  settleCause: SettleCause | undefined;
+  settleAttempts: number;
+  settleError: string | undefined;
+}
+
+export interface LeaseSummary {
+  unsettled: number;
+  revoked: number;
+  expired: number;
+  returned: number;
+  bounded: number;
+  irrevocable: number;
+}

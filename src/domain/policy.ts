@@ -1,0 +1,82 @@
+import type { RevocationKind, Task, Tier, ToolAccess } from './model.ts';
+import type { Instant, Millis } from './time.ts';
+
+/** One tier of a tool as registered: who makes the credential, how long it may live, what revoking it means. */
+export interface ToolTier {
+  /** `jwt`, or the provider kind that `options` is for. */
+  provider: string;
+  revocation: RevocationKind;
+  ttl: { min: Millis; default: Millis; max: Millis };
+  /** What the agent may do, for `authorization_details` (RFC 9396). */
+  actions: readonly string[];
+  /** Provider's own options, validated at load (postgres: target, groupRole, statements). */
+  options: Readonly<Record<string, unknown>>;
+}
+
+export interface Tool {
+  name: string;
+  owner: string;
+  description: string;
+  /** Resource identifier (RFC 8707): the audience of its tokens. */
+  resource: string;
+  labels: Readonly<Record<string, string>>;
+  tiers: Readonly<Partial<Record<Tier, ToolTier>>>;
+}
+
+export interface Agent {
+  name: string;
+  owner: string;
+  description: string;
+  /** ISO date on which the owner has to look at it again. */
+  reviewBy: string | undefined;
+  labels: Readonly<Record<string, string>>;
+  /** Exact workloads, or patterns with a trailing `/*` that covers one or more path segments. */
+  workloads: readonly string[];
+}
+
+export interface RenewalContext {
+  /** Renewals already made in this line. */
+  count: number;
+  /** Milliseconds since the first lease of the line was issued. */
+  age: Millis;
+}
+
+export interface DecisionInput {
+  task: Pick<Task, 'taskId' | 'agent' | 'opener' | 'context' | 'openedAt' | 'deadline'>;
+  /** Workload that asks; undefined for the plan made before the agent has called. */
+  workload: string | undefined;
+  access: ToolAccess;
+  now: Instant;
+  renewal: RenewalContext | undefined;
+}
+
+export type Effect = 'allow' | 'deny' | 'needs_approval';
+
+export interface Decision {
+  effect: Effect;
+  /** `<policy>/<rule>` that decided; empty when none matched. */
+  rule: string;
+  /** One sentence for the caller. */
+  reason: string;
+  /** Life that policy grants, within the tier's bounds; the deadline still applies. Present only with `allow`. */
+  ttl: Millis | undefined;
+}
+
+/** One immutable, compiled revision of the policy documents. */
+export interface PolicyRevision {
+  /** `sha256:<hex>` over the canonical documents. */
+  digest: string;
+  agents: ReadonlyMap<string, Agent>;
+  tools: ReadonlyMap<string, Tool>;
+  /** Agents whose `workloads` cover this workload. Memoised: it is asked on every call. */
+  agentsOf(workload: string): ReadonlySet<string>;
+  /** Deny wins, no match is a deny, an error in a condition is a deny (design §3.7, §3.8). Pure. */
+  decide(input: DecisionInput): Decision;
+}
+
+/** The running revision. `current()` throws POLICY_DENIED-free: no policy at all is a revision that denies everything. */
+export interface PolicySource {
+  current(): PolicyRevision;
+  /** Why the newest edit was refused, undefined when it is the one running. */
+  lastError(): string | undefined;
+}
