@@ -1,0 +1,34 @@
+import type { Instant } from './time.ts';
+
+/** What can happen to a task or a lease. Each is written in the transaction of the act itself. */
+export type AuditKind =
+  | 'task.opened'
+  | 'task.extended'
+  | 'task.agent_pinned'
+  | 'task.closed'
+  | 'task.settled'
+  | 'task.degraded'
+  | 'decision.made'
+  | 'lease.issued'
+  | 'lease.reissued'
+  | 'lease.renewed'
+  | 'lease.denied'
+  | 'lease.returned'
+  | 'lease.abandoned'
+  | 'lease.settled';
+
+/** One audit row. `detail` is JSON and never holds secret material. */
+export interface AuditEvent {
+  tenant: string;
+  kind: AuditKind;
+  at: Instant;
+  /** Attested workload, or `broker` for the broker's own work. */
+  actor: string;
+  taskId: string;
+  leaseId?: string;
+  detail: Readonly<Record<string, unknown>>;
+}
+
+export interface RecordedAuditEvent extends AuditEvent {
+  eventId: string;
+}

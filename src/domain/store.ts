@@ -1,0 +1,174 @@
+import type { AuditEvent, RecordedAuditEvent } from './audit.ts';
+import type { CloseCause, Lease, LeaseOutcome, LeaseState, LeaseSummary, Task, TaskState } from './model.ts';
+import type { Instant, Millis } from './time.ts';
+
+/**
+ * What the domain asks of storage. Every call that changes something commits its audit events in the same transaction,
+ * and throws BrokerError STORAGE_UNAVAILABLE when it cannot tell the caller that it did.
+ */
+
+export interface Page<T> {
+  items: T[];
+  /** Opaque; undefined on the last page. */
+  next: string | undefined;
+}
+
+export type NewTask = Omit<
+  Task,
+  'state' | 'closeCause' | 'closedAt' | 'settledAt' | 'epoch' | 'statusIndex' | 'heartbeatDue'
+> & {
+  requestId: string;
+  /** Digest of the request's content: the same request_id with another digest is a mistake of the caller. */
+  requestDigest: string;
+};
+
+export interface TaskFilter {
+  tenant: string;
+  /** Only tasks that this workload opened. */
+  opener?: string;
+  /** Only tasks of these agents … */
+  agents?: readonly string[];
+  /** … that are pinned to this workload or to none. */
+  agentWorkload?: string;
+  states: readonly TaskState[];
+  pageSize: number;
+  after: string | undefined;
+}
+
+export interface TaskStore {
+  /** A task that the same opener made with the same request_id is returned instead, with its digest. */
+  insert(task: NewTask, events: AuditEvent[]): Promise<{ task: Task; inserted: boolean; requestDigest: string }>;
+  get(tenant: string, taskId: string): Promise<Task | undefined>;
+  list(filter: TaskFilter): Promise<Page<Task>>;
+  /** Pins the agent's workload when none is pinned yet; returns the task as it stands afterwards. */
+  pinAgent(task: Task, workload: string, event: AuditEvent): Promise<Task | undefined>;
+  /** Undefined when the task is not open. Increases the epoch. */
+  extend(task: Task, deadline: Instant, event: AuditEvent): Promise<Task | undefined>;
+  /** Undefined when the task is not open. */
+  heartbeat(task: Task, due: Instant): Promise<Task | undefined>;
+  /**
+   * Sets the task and its subtree to `closing` and marks every lease for settlement. Undefined when no such task;
+   * `changed` is false when it was closed before.
+   */
+  close(
+    tenant: string,
+    taskId: string,
+    cause: CloseCause,
+    now: Instant,
+    event: AuditEvent,
+  ): Promise<{ task: Task; changed: boolean } | undefined>;
+  /** Open tasks whose deadline or heartbeat has passed. */
+  due(now: Instant, limit: number): Promise<{ tenant: string; taskId: string; cause: CloseCause }[]>;
+}
+
+/** A lease to be written, only if its task is open at this epoch. */
+export interface LeaseWrite {
+  lease: Lease;
+  epoch: number;
+  /** When the settler looks at it: expiry for an active lease, the end of the issue attempt for a pending one. */
+  settleAt: Instant;
+  /** The renewed lease ends here at the latest. Set when this write makes a renewal live. */
+  supersedeAt: Instant | undefined;
+  events: AuditEvent[];
+}
+
+/** Group commit (design §5). */
+export interface LeaseWriter {
+  /**
+   * Inserts the lease. False: not written, because the task is not open at that epoch, the request_id is taken, or the
+   * renewed lease is not active any more; the caller looks which.
+   */
+  insert(write: LeaseWrite): Promise<boolean>;
+  /** `pending` → `active`. False: the task is not open at that epoch, or the lease is not pending any more. */
+  activate(write: LeaseWrite): Promise<boolean>;
+  /** Events without a lease row (a denial). */
+  record(events: AuditEvent[]): Promise<void>;
+}
+
+export interface LeaseFilter {
+  tenant: string;
+  taskId?: string;
+  states: readonly LeaseState[];
+  troubled: boolean;
+  pageSize: number;
+  after: string | undefined;
+}
+
+export interface LeaseStore {
+  get(tenant: string, leaseId: string): Promise<Lease | undefined>;
+  byRequest(tenant: string, taskId: string, requestId: string): Promise<Lease | undefined>;
+  /** Oldest first, at most `limit`. */
+  ofTask(tenant: string, taskId: string, limit: number): Promise<Lease[]>;
+  list(filter: LeaseFilter): Promise<Page<Lease>>;
+  summary(tenant: string, taskIds: readonly string[] | { rootTaskId: string }): Promise<LeaseSummary>;
+  /** `active` → `settling`, claimed by the caller until `claimUntil`. Undefined when it is not active. */
+  beginReturn(lease: Lease, claimUntil: Instant, event: AuditEvent): Promise<Lease | undefined>;
+  /**
+   * A pending lease whose issue failed: due for settlement now, and its request_id is free again, so that the agent's
+   * retry is a fresh issue.
+   */
+  abandon(lease: Lease, now: Instant, event: AuditEvent): Promise<void>;
+  counts(): Promise<{ open: number; troubled: number }>;
+}
+
+export interface Settled {
+  lease: Lease;
+  outcome: LeaseOutcome;
+  deadBy: Instant | undefined;
+}
+
+export interface SettlementStore {
+  /**
+   * Settles due leases of self-contained providers in one transaction: outcome by kind and cause, feed entries, events.
+   * Returns the number settled. `leaseIds` restricts it (and ignores when they are due).
+   */
+  settleSelfContained(
+    kinds: readonly string[],
+    now: Instant,
+    limit: number,
+    only?: { tenant: string; leaseId: string },
+  ): Promise<number>;
+  /** Claims due leases of target providers for `claimFor`; nobody else gets them until then. */
+  claim(
+    kinds: readonly string[],
+    now: Instant,
+    claimFor: Millis,
+    limit: number,
+    exceptTargets: readonly string[],
+  ): Promise<Lease[]>;
+  settled(results: Settled[], now: Instant): Promise<void>;
+  failed(lease: Lease, error: string, retryAt: Instant): Promise<void>;
+  /** Closing tasks without unsettled leases become `closed`; returns their ids. */
+  completeTasks(now: Instant, limit: number): Promise<{ tenant: string; taskId: string }[]>;
+  /** Tasks that are closing since before `since` become `close_degraded`. */
+  degradeTasks(since: Instant, now: Instant): Promise<{ tenant: string; taskId: string }[]>;
+  /** When the next lease is due, undefined when none is. */
+  nextDue(): Promise<Instant | undefined>;
+  forgetRevocations(now: Instant): Promise<number>;
+}
+
+export interface Revocation {
+  position: number;
+  tenant: string;
+  taskId: string | undefined;
+  leaseId: string | undefined;
+  revokedAt: Instant;
+  forgetAt: Instant;
+}
+
+export interface RevocationStore {
+  /** Entries after `position`, or committed since `since` (positions may become visible out of order), oldest first. */
+  read(tenant: string, position: number, since: Instant, limit: number): Promise<Revocation[]>;
+  /** Status indexes of closed tasks that may still have live tokens, within one status list. */
+  revokedIndexes(listNumber: number, listSize: number, now: Instant): Promise<number[]>;
+}
+
+export interface AuditStore {
+  ofTask(tenant: string, taskId: string, pageSize: number, after: string | undefined): Promise<Page<RecordedAuditEvent>>;
+}
+
+/** Wake-ups only: nothing depends on one arriving (design §4). */
+export interface Wake {
+  /** Something about this task changed (any replica). */
+  onTask(listener: (tenant: string, taskId: string) => void): () => void;
+}
