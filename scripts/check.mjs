@@ -15,6 +15,7 @@ const parts = {
   unused: () => tool('knip', 'bin/knip.js', ['--no-progress']),
   boundaries: () => script('check-boundaries.mjs'),
   generated: () => script('check-generated.mjs'),
+  lockfile: () => script('check-lockfile.mjs'),
   'proto-lint': () => buf(['lint']),
   'proto-breaking': () => buf(['breaking', '--against', 'proto/baseline.binpb']),
 };
