@@ -19,7 +19,7 @@ export interface Call {
   readonly deadline: Instant;
   readonly method: DescMethod;
   /** W3C Trace Context §3.2, as received and well-formed; absent otherwise. */
-  readonly traceparent?: string;
+  readonly traceparent?: string | undefined;
 }
 
 /**
