@@ -14,6 +14,8 @@ export interface Attestor {
   attest(token: string, now: Instant): Promise<Attestation>;
   /** Changes whenever its keys change: cached results of another generation are void. */
   generation(): number;
+  /** Cheap. False once its keys are older than the stated bound: then cached results are void as well. */
+  fresh(now: Instant): boolean;
   status(now: Instant): { ready: boolean; detail: string };
   close(): Promise<void>;
 }
