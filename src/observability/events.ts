@@ -1,0 +1,233 @@
+import type { Level } from './log.ts';
+
+/** What every event may carry besides its own fields. */
+interface Common {
+  /** W3C Trace Context §3.2.2.3, taken over from the caller. */
+  traceId?: string | undefined;
+  spanId?: string | undefined;
+}
+interface OfTask extends Common {
+  tenant: string;
+  taskId: string;
+}
+interface OfLease extends OfTask {
+  leaseId: string;
+  tool: string;
+  tier: string;
+  provider: string;
+}
+
+/** The fields of each event. Ids and names only: never a token, a password or free text of a caller. */
+export interface EventFields {
+  'broker.starting': Common & { version: string; replicaId: string };
+  'broker.ready': Common & { grpcPort: number; httpPort: number };
+  'broker.stopping': Common & { graceMs: number; unary: number; streams: number };
+  'broker.stopped': Common & { forced: boolean; durationMs: number };
+  'readiness.changed': Common & { ready: boolean; notReady: string[] };
+  'door.opened': Common & { door: string; host: string; port: number; tls: boolean };
+  'tls.loaded': Common & { door: string; certFile: string; notAfter: string };
+  'tls.refused': Common & { door: string; certFile: string; error: unknown };
+
+  'rpc.finished': Common & { method: string; door: string; code: string; durationMs: number; workload: string };
+  'rpc.refused': Common & {
+    method: string;
+    door: string;
+    code: string;
+    reason: string;
+    durationMs: number;
+    workload: string;
+  };
+  'rpc.unavailable': Common & { method: string; door: string; reason: string; workload: string; cause: unknown };
+  'rpc.failed': Common & { method: string; door: string; incident: string; workload: string; cause: unknown };
+  'http.failed': Common & { path: string; incident: string; cause: unknown };
+
+  'task.opened': OfTask & { agent: string; opener: string; tools: number };
+  'task.extended': OfTask & { deadline: number };
+  'task.closing': OfTask & { cause: string; tasks: number };
+  'task.closed': OfTask & { cause: string; state: string; durationMs: number };
+  'task.heartbeat_lost': OfTask & { opener: string };
+
+  'lease.issued': OfLease & { agent: string; expiresAt: number };
+  'lease.renewed': OfLease & { agent: string; renewedFrom: string; expiresAt: number };
+  'lease.denied': OfTask & { agent: string; tool: string; tier: string; reason: string; policyRule: string };
+  'lease.returned': OfLease;
+  'lease.settled': OfLease & { outcome: string; cause: string; attempts: number };
+  'lease.irrevocable': OfLease & { attempts: number; error: string };
+  'settle.failed': OfLease & { attempts: number; retryInMs: number; error: unknown };
+  'settle.degraded': OfTask & { unsettled: number; irrevocable: number };
+  'provider.failed': Common & { provider: string; tool: string; operation: string; error: unknown };
+
+  'flush.committed': Common & { rows: number; durationMs: number };
+  'flush.failed': Common & { rows: number; error: unknown };
+  'storage.lost': Common & { error: unknown };
+  'storage.restored': Common & { downMs: number };
+  'storage.clock_skew': Common & { skewMs: number };
+  'schema.migrated': Common & { from: number; to: number };
+
+  'policy.loaded': Common & { revision: string; agents: number; tools: number; rules: number };
+  'policy.refused': Common & { file: string; line: number; column: number; error: string };
+  'config.loaded': Common & { file: string };
+
+  'attestation.accepted': Common & { workload: string; kind: string; issuer: string };
+  'attestation.refused': Common & { reason: string; issuer: string };
+  'bundle.refreshed': Common & { source: string; keys: number; sequence: number };
+  'bundle.failed': Common & { source: string; staleMs: number; error: unknown };
+  'keys.rotated': Common & { tenant: string; kid: string; state: string };
+  'keys.retired': Common & { tenant: string; kid: string };
+
+  'audit.lagging': Common & { tenant: string; lagMs: number };
+  'worker.failed': Common & { worker: string; error: unknown };
+}
+
+export type EventName = keyof EventFields;
+
+export interface EventRow<F> {
+  level: Exclude<Level, 'silent'>;
+  /** The sentence in the log. */
+  line: string;
+  /** Labels take few values: never an id, a workload or text that a caller chooses. */
+  counter?: { name: string; labels: readonly (keyof F & string)[] };
+}
+
+/** The one table (docs/architecture.md): what is said and counted when something happens. Call sites only name the row. */
+export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
+  'broker.starting': { level: 'info', line: 'the broker is starting' },
+  'broker.ready': { level: 'info', line: 'the broker is serving' },
+  'broker.stopping': { level: 'info', line: 'the broker is stopping: calls in flight finish, streams are told' },
+  'broker.stopped': { level: 'info', line: 'the broker has stopped' },
+  'readiness.changed': { level: 'warn', line: 'whether this replica can issue has changed' },
+  'door.opened': { level: 'info', line: 'a door is open' },
+  'tls.loaded': { level: 'info', line: 'certificate and key are in use', counter: count('tls_loaded', ['door']) },
+  'tls.refused': {
+    level: 'error',
+    line: 'the new certificate or key cannot be used; the old ones stay',
+    counter: count('tls_refused', ['door']),
+  },
+
+  'rpc.finished': { level: 'debug', line: 'a call was answered' },
+  'rpc.refused': {
+    level: 'debug',
+    line: 'a call was refused',
+    counter: count('rpc_refused', ['method', 'door', 'reason']),
+  },
+  'rpc.unavailable': { level: 'warn', line: 'a call could not be served now' },
+  'rpc.failed': {
+    level: 'error',
+    line: 'a call met a defect; its caller was given the incident number',
+    counter: count('rpc_failed', ['method', 'door']),
+  },
+  'http.failed': { level: 'error', line: 'an HTTP request met a defect', counter: count('http_failed', []) },
+
+  'task.opened': { level: 'info', line: 'a task was opened', counter: count('tasks_opened', []) },
+  'task.extended': { level: 'info', line: "a task's deadline was moved", counter: count('tasks_extended', []) },
+  'task.closing': { level: 'info', line: 'a task is closing', counter: count('tasks_closing', ['cause']) },
+  'task.closed': { level: 'info', line: 'a task is closed', counter: count('tasks_closed', ['cause', 'state']) },
+  'task.heartbeat_lost': {
+    level: 'warn',
+    line: 'the opener of a task went silent; the task closes',
+    counter: count('heartbeats_lost', []),
+  },
+
+  'lease.issued': {
+    level: 'debug',
+    line: 'a credential was issued',
+    counter: count('leases_issued', ['tool', 'tier', 'provider']),
+  },
+  'lease.renewed': {
+    level: 'debug',
+    line: 'a credential was renewed',
+    counter: count('leases_renewed', ['tool', 'tier', 'provider']),
+  },
+  'lease.denied': {
+    level: 'info',
+    line: 'a credential was denied',
+    counter: count('leases_denied', ['reason']),
+  },
+  'lease.returned': {
+    level: 'debug',
+    line: 'a credential was given back',
+    counter: count('leases_returned', ['tool', 'tier', 'provider']),
+  },
+  'lease.settled': {
+    level: 'debug',
+    line: 'a lease has its outcome',
+    counter: count('leases_settled', ['provider', 'outcome', 'cause']),
+  },
+  'lease.irrevocable': {
+    level: 'error',
+    line: 'a credential could not be revoked although its kind says that it can; an operator must look',
+    counter: count('leases_irrevocable', ['provider']),
+  },
+  'settle.failed': {
+    level: 'warn',
+    line: 'settling a lease failed; it is tried again',
+    counter: count('settle_failures', ['provider']),
+  },
+  'settle.degraded': {
+    level: 'error',
+    line: 'a closed task still has leases without a good outcome',
+    counter: count('settle_degraded', []),
+  },
+  'provider.failed': {
+    level: 'warn',
+    line: 'a target system or its provider failed',
+    counter: count('provider_failures', ['provider', 'operation']),
+  },
+
+  'flush.committed': { level: 'debug', line: 'a group of writes was committed', counter: count('flushes', []) },
+  'flush.failed': {
+    level: 'error',
+    line: 'a group of writes was not committed; none of its callers got a credential',
+    counter: count('flush_failures', []),
+  },
+  'storage.lost': {
+    level: 'error',
+    line: 'the database cannot be reached; nothing is issued',
+    counter: count('storage_lost', []),
+  },
+  'storage.restored': { level: 'info', line: 'the database answers again' },
+  'storage.clock_skew': {
+    level: 'error',
+    line: "the broker's clock and its database's are too far apart; nothing is issued",
+    counter: count('clock_skew', []),
+  },
+  'schema.migrated': { level: 'info', line: 'the database schema was migrated' },
+
+  'policy.loaded': { level: 'info', line: 'a policy revision is running', counter: count('policy_loaded', []) },
+  'policy.refused': {
+    level: 'error',
+    line: 'an edit of the policy was refused; the running revision stays',
+    counter: count('policy_refused', []),
+  },
+  'config.loaded': { level: 'info', line: 'the configuration was read' },
+
+  'attestation.accepted': {
+    level: 'debug',
+    line: 'an attestation was verified',
+    counter: count('attestations_accepted', ['kind']),
+  },
+  'attestation.refused': {
+    level: 'info',
+    line: 'an attestation was refused',
+    counter: count('attestations_refused', ['reason']),
+  },
+  'bundle.refreshed': { level: 'info', line: 'the keys of an issuer were refreshed', counter: count('bundles', []) },
+  'bundle.failed': {
+    level: 'warn',
+    line: 'the keys of an issuer could not be refreshed; the last good ones stay to their bound',
+    counter: count('bundle_failures', []),
+  },
+  'keys.rotated': { level: 'info', line: 'a signing key changed its state', counter: count('keys_rotated', ['state']) },
+  'keys.retired': { level: 'info', line: 'a signing key was retired' },
+
+  'audit.lagging': { level: 'error', line: 'the audit log lags behind its bound; nothing is issued' },
+  'worker.failed': {
+    level: 'error',
+    line: 'a background worker failed; it is started again',
+    counter: count('worker_failures', ['worker']),
+  },
+};
+
+function count<L extends string>(name: string, labels: readonly L[]): { name: string; labels: readonly L[] } {
+  return { name: `leasehold_${name}_total`, labels };
+}
