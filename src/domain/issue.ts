@@ -1,0 +1,446 @@
+import { actsAsAgent, holds, leaseNotFound, taskClosed, taskNotFound } from './access.ts';
+import type { AuditEvent, AuditKind } from './audit.ts';
+import type { Caller } from './caller.ts';
+import { decide, type BoundedDecision } from './decision.ts';
+import { BrokerError } from './errors.ts';
+import type { NewId } from './ids.ts';
+import type { Lease, Task, ToolAccess } from './model.ts';
+import type { PolicyRevision, PolicySource } from './policy.ts';
+import type { Grant, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
+import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
+import type { Emit, Reached } from './telemetry.ts';
+import type { Clock, Instant, Millis } from './time.ts';
+
+export interface IssueRequest {
+  requestId: string;
+  taskId: string;
+  access: ToolAccess;
+  justification: string;
+}
+
+export interface Issued {
+  lease: Lease;
+  material: Material;
+  renewAfter: Instant;
+}
+
+/** Tasks as this replica last saw them. A stale one costs a refused write and a second look, never a wrong issue. */
+export interface TaskCache {
+  get(tenant: string, taskId: string): Task | undefined | Promise<Task | undefined>;
+  refresh(tenant: string, taskId: string): Promise<Task | undefined>;
+}
+
+export interface IssuerOptions {
+  clock: Clock;
+  newId: NewId;
+  policy: PolicySource;
+  providers: ReadonlyMap<string, Provider>;
+  cache: TaskCache;
+  tasks: Pick<TaskStore, 'pinAgent'>;
+  leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon'>;
+  writer: LeaseWriter;
+  /** How long a renewed lease lives on beside its successor. */
+  renewalOverlap: Millis;
+  /** Throws when this replica must not issue (clock skew, stopping). */
+  admit: () => void;
+  reached: Reached;
+  emit: Emit;
+}
+
+export interface Issuer {
+  issue(caller: Caller, request: IssueRequest): Promise<Issued>;
+  renew(caller: Caller, leaseId: string, requestId: string): Promise<Issued>;
+}
+
+/** Beyond the provider's own time-out: what the broker itself may take before the settler looks after a pending lease. */
+const pendingMargin: Millis = 5_000;
+/** The task changed while we decided: decide again, but not for ever. */
+const maxRounds = 4;
+
+interface Line {
+  renewedFrom: Lease | undefined;
+  requestId: string;
+  justification: string;
+}
+
+export function createIssuer(options: IssuerOptions): Issuer {
+  const { clock, cache, leases, writer, policy } = options;
+
+  return {
+    issue: async (caller, request) => {
+      options.admit();
+      const task = await ownTask(caller, request.taskId);
+      return await grant(caller, task, request.access, {
+        renewedFrom: undefined,
+        requestId: request.requestId,
+        justification: request.justification,
+      });
+    },
+
+    renew: async (caller, leaseId, requestId) => {
+      options.admit();
+      const lease = await leases.get(caller.tenant, leaseId);
+      if (lease === undefined || !holds(caller, lease)) throw leaseNotFound(leaseId);
+      const task = await ownTask(caller, lease.taskId);
+      const line = { renewedFrom: lease, requestId, justification: '' };
+      if (!renewable(lease, clock.now())) {
+        // The answer to this very renewal may have been lost: then its lease exists.
+        const replayed = await replay(caller, task, lease, line);
+        if (replayed !== undefined) return replayed;
+        throw task.state === 'open' ? leaseEnded(lease) : taskClosed(task);
+      }
+      return await grant(caller, task, lease, line);
+    },
+  };
+
+  async function ownTask(caller: Caller, taskId: string): Promise<Task> {
+    const cached = cache.get(caller.tenant, taskId);
+    let task = cached instanceof Promise ? await cached : cached;
+    if (task === undefined || !actsAsAgent(caller, task)) throw taskNotFound(taskId);
+    if (task.agentWorkload === undefined && task.state === 'open') {
+      const event = auditEvent(task, 'task.agent_pinned', caller.workload, clock.now(), { workload: caller.workload });
+      await options.tasks.pinAgent(task, caller.workload, event);
+      task = await cache.refresh(caller.tenant, taskId);
+      if (task === undefined || !actsAsAgent(caller, task)) throw taskNotFound(taskId);
+    }
+    return task;
+  }
+
+  async function grant(caller: Caller, first: Task, access: ToolAccess, line: Line): Promise<Issued> {
+    let task = first;
+    for (let round = 0; round < maxRounds; round++) {
+      const now = clock.now();
+      if (task.state !== 'open' || task.deadline <= now) {
+        await refuse(caller, task, access, now, { effect: 'deny', rule: '', reason: 'the task has ended' }, line);
+        throw taskClosed(task);
+      }
+      const revision = policy.current();
+      const decision = decide(revision, task, access, {
+        workload: caller.workload,
+        now,
+        renewal:
+          line.renewedFrom === undefined
+            ? undefined
+            : { count: line.renewedFrom.renewalCount, age: now - line.renewedFrom.lineStartedAt },
+      });
+      if (decision.effect !== 'allow') {
+        await refuse(caller, task, access, now, decision, line, revision);
+        throw refusal(decision, access, line);
+      }
+      const provider = options.providers.get(decision.tier.provider);
+      if (provider === undefined) {
+        throw new BrokerError('PROVIDER_UNAVAILABLE', `this broker has no provider ${decision.tier.provider}`);
+      }
+      const issued = provider.selfContained
+        ? await issueSelfContained(provider, newGrant(caller, task, access, decision, revision, line, now, provider))
+        : await issueAtTarget(provider, newGrant(caller, task, access, decision, revision, line, now, provider));
+      if (issued !== undefined) return issued;
+
+      const replayed = await replay(caller, task, access, line);
+      if (replayed !== undefined) return replayed;
+      const fresh = await cache.refresh(task.tenant, task.taskId);
+      if (fresh === undefined) throw taskNotFound(task.taskId);
+      task = fresh;
+      if (line.renewedFrom !== undefined && task.state === 'open') {
+        const current = await leases.get(task.tenant, line.renewedFrom.leaseId);
+        if (current === undefined || !renewable(current, now)) throw leaseEnded(line.renewedFrom);
+      }
+    }
+    throw new BrokerError(
+      'CLOCK_SKEW',
+      'the task changed each time that the broker was about to issue, or the clocks of broker and database disagree: retry with the same request_id',
+    );
+  }
+
+  interface PreparedGrant extends Grant {
+    write: LeaseWrite;
+  }
+
+  function newGrant(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    decision: BoundedDecision & { effect: 'allow' },
+    revision: PolicyRevision,
+    line: Line,
+    now: Instant,
+    provider: Provider,
+  ): PreparedGrant {
+    const leaseId = options.newId('lse');
+    const ceiling = provider.selfContained ? provider.maxExpiry(now) : Infinity;
+    const lease: Lease = {
+      tenant: task.tenant,
+      leaseId,
+      taskId: task.taskId,
+      requestId: line.requestId,
+      agent: task.agent,
+      workload: caller.workload,
+      tool: access.tool,
+      tier: access.tier,
+      provider: provider.kind,
+      handle: provider.selfContained ? '' : provider.handle(leaseId, decision.tier),
+      state: provider.selfContained ? 'active' : 'pending',
+      outcome: undefined,
+      revocationKind: decision.tier.revocation,
+      issuedAt: now,
+      expiresAt: Math.min(now + decision.life, ceiling),
+      settledAt: undefined,
+      deadBy: undefined,
+      renewedFrom: line.renewedFrom?.leaseId,
+      renewalCount: line.renewedFrom === undefined ? 0 : line.renewedFrom.renewalCount + 1,
+      lineStartedAt: line.renewedFrom?.lineStartedAt ?? now,
+      policyRevision: revision.digest,
+      policyRule: decision.rule,
+      settleCause: undefined,
+      settleAttempts: 0,
+      settleError: undefined,
+    };
+    const write: LeaseWrite = {
+      lease,
+      epoch: task.epoch,
+      settleAt: provider.selfContained ? lease.expiresAt : now + provider.issueTimeout + pendingMargin,
+      supersedeAt: line.renewedFrom === undefined ? undefined : now + options.renewalOverlap,
+      events: [
+        auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line), leaseId),
+      ],
+    };
+    return { lease, task, tool: decision.tool, tier: decision.tier, write };
+  }
+
+  /** Undefined: the write was refused. */
+  async function issueSelfContained(provider: SelfContainedProvider, grant: PreparedGrant): Promise<Issued | undefined> {
+    grant.write.events.push(issuedEvent(grant));
+    const written = writer.insert(grant.write);
+    // Signing takes the CPU while the database takes the write; the token leaves only after the commit (design §5.5).
+    let material: Material;
+    try {
+      material = provider.sign(grant);
+    } catch (error) {
+      await written.catch(() => undefined);
+      throw error;
+    }
+    if (!(await written)) return undefined;
+    return done(grant, material);
+  }
+
+  async function issueAtTarget(provider: TargetProvider, grant: PreparedGrant): Promise<Issued | undefined> {
+    const { lease, write } = grant;
+    if (!(await writer.insert({ ...write, supersedeAt: undefined }))) return undefined;
+    options.reached('issue.pending-committed');
+    let material: Material;
+    try {
+      material = await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
+    } catch (error) {
+      await abandon(grant, 'the provider did not make the credential');
+      if (error instanceof BrokerError) throw error;
+      throw new BrokerError(
+        'PROVIDER_UNAVAILABLE',
+        `the target of ${lease.tool}:${lease.tier} did not make a credential: retry with the same request_id`,
+        { cause: error, retryAfterMs: 1_000 },
+      );
+    }
+    options.reached('issue.credential-made');
+    if (await activate(grant)) {
+      options.reached('issue.activated');
+      return done(grant, material);
+    }
+    await abandon(grant, 'the task changed before the credential was handed out');
+    return undefined;
+  }
+
+  /** `pending` → `active`. A deadline that moved but still covers the lease is no reason to throw the credential away. */
+  async function activate(grant: PreparedGrant): Promise<boolean> {
+    const { lease, write } = grant;
+    const events = [issuedEvent(grant)];
+    let epoch = write.epoch;
+    for (let round = 0; round < maxRounds; round++) {
+      try {
+        if (await writer.activate({ ...write, lease, epoch, settleAt: lease.expiresAt, events })) return true;
+      } catch (error) {
+        await abandon(grant, 'the broker could not record the credential');
+        throw error;
+      }
+      const task = await cache.refresh(lease.tenant, lease.taskId);
+      if (task?.state !== 'open' || task.epoch === epoch || task.deadline < lease.expiresAt) return false;
+      epoch = task.epoch;
+    }
+    return false;
+  }
+
+  /** Nobody received it: settled at once, and by the settler in any case when this fails too (its `settleAt` stands). */
+  async function abandon(grant: PreparedGrant, reason: string): Promise<void> {
+    const { lease, task } = grant;
+    const event = auditEvent(task, 'lease.abandoned', 'broker', clock.now(), { reason }, lease.leaseId);
+    try {
+      await leases.abandon(lease, clock.now(), event);
+      options.emit('lease.abandoned', { task_id: lease.taskId, lease_id: lease.leaseId, reason });
+    } catch (error) {
+      options.emit('storage.error', { message: String((error as Error).message) });
+    }
+  }
+
+  function done(grant: PreparedGrant, material: Material): Issued {
+    const lease: Lease = { ...grant.lease, state: 'active' };
+    options.emit(lease.renewedFrom === undefined ? 'lease.issued' : 'lease.renewed', {
+      task_id: lease.taskId,
+      lease_id: lease.leaseId,
+      tool: lease.tool,
+      tier: lease.tier,
+      provider: lease.provider,
+    });
+    return { lease, material, renewAfter: renewAfter(lease) };
+  }
+
+  /** The same request_id again: an equivalent credential for the same lease (invariant 4). */
+  async function replay(caller: Caller, task: Task, access: ToolAccess, line: Line): Promise<Issued | undefined> {
+    const lease = await leases.byRequest(task.tenant, task.taskId, line.requestId);
+    if (lease === undefined) return undefined;
+    if (
+      lease.workload !== caller.workload ||
+      lease.tool !== access.tool ||
+      lease.tier !== access.tier ||
+      lease.renewedFrom !== line.renewedFrom?.leaseId
+    ) {
+      throw new BrokerError('REQUEST_ID_REUSED', 'this request_id was used for another credential: send a new one');
+    }
+    const now = clock.now();
+    if (lease.state === 'pending') {
+      throw new BrokerError('IN_PROGRESS', 'the first call with this request_id is still running: retry shortly', {
+        retryAfterMs: 500,
+      });
+    }
+    if (lease.state !== 'active' || lease.expiresAt <= now) throw leaseEnded(lease);
+    const current = await cache.refresh(task.tenant, task.taskId);
+    if (current?.state !== 'open') throw taskClosed(current ?? task);
+    const tool = policy.current().tools.get(lease.tool);
+    const tier = tool?.tiers[lease.tier];
+    const provider = options.providers.get(lease.provider);
+    if (tool === undefined || tier === undefined || provider === undefined) throw leaseEnded(lease);
+    const grant: Grant = { lease, task: current, tool, tier };
+    await writer.record([
+      auditEvent(task, 'lease.reissued', caller.workload, now, { request_id: line.requestId }, lease.leaseId),
+    ]);
+    const material = provider.selfContained
+      ? provider.sign(grant)
+      : await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
+    if (!provider.selfContained) await stillActive(lease, provider);
+    return { lease, material, renewAfter: renewAfter(lease) };
+  }
+
+  /** A settlement that ran beside a re-issue may have dropped what the re-issue then made again. */
+  async function stillActive(lease: Lease, provider: TargetProvider): Promise<void> {
+    const current = await leases.get(lease.tenant, lease.leaseId);
+    if (current?.state === 'active') return;
+    await provider.revoke(lease.handle, AbortSignal.timeout(provider.issueTimeout));
+    throw leaseEnded(lease);
+  }
+
+  async function refuse(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    now: Instant,
+    decision: { effect: string; rule: string; reason: string },
+    line: Line,
+    revision = policy.current(),
+  ): Promise<void> {
+    const detail = decisionDetail(access, decision, revision, line);
+    await writer.record([
+      auditEvent(task, 'decision.made', caller.workload, now, detail),
+      auditEvent(task, 'lease.denied', caller.workload, now, {
+        tool: access.tool,
+        tier: access.tier,
+        reason: decision.reason,
+      }),
+    ]);
+    options.emit('lease.denied', {
+      task_id: task.taskId,
+      tool: access.tool,
+      tier: access.tier,
+      rule: decision.rule,
+      reason: decision.reason,
+    });
+  }
+}
+
+/** Two thirds into its life: late enough to be useful, with a third left for retries. */
+export function renewAfter(lease: Pick<Lease, 'issuedAt' | 'expiresAt'>): Instant {
+  return lease.issuedAt + Math.floor(((lease.expiresAt - lease.issuedAt) * 2) / 3);
+}
+
+function renewable(lease: Lease, now: Instant): boolean {
+  return lease.state === 'active' && lease.settleCause === undefined && lease.expiresAt > now;
+}
+
+function leaseEnded(lease: Lease): BrokerError {
+  return new BrokerError(
+    'LEASE_ENDED',
+    `lease ${lease.leaseId} has ended or was renewed already: ask for a new credential with a new request_id`,
+  );
+}
+
+function refusal(decision: Exclude<BoundedDecision, { effect: 'allow' }>, access: ToolAccess, line: Line): BrokerError {
+  const metadata = { tool: access.tool, tier: access.tier, rule: decision.rule };
+  const name = `${access.tool}:${access.tier}`;
+  if (line.renewedFrom !== undefined) {
+    const until = new Date(line.renewedFrom.expiresAt).toISOString();
+    return new BrokerError(
+      'RENEWAL_REFUSED',
+      `${name} is not renewed: ${decision.reason}; the present credential lives until ${until}`,
+      { metadata: { ...metadata, lives_until: until } },
+    );
+  }
+  if (decision.effect === 'needs_approval') {
+    return new BrokerError('APPROVAL_REQUIRED', `${name} needs an approval: ${decision.reason}`, { metadata });
+  }
+  if (decision.effect === 'too_late') return new BrokerError('DEADLINE_TOO_CLOSE', decision.reason, { metadata });
+  return new BrokerError('POLICY_DENIED', `${name} is denied: ${decision.reason}`, { metadata });
+}
+
+function decisionDetail(
+  access: ToolAccess,
+  decision: { effect: string; rule: string; reason: string; life?: Millis },
+  revision: PolicyRevision,
+  line: Line,
+): Record<string, unknown> {
+  return {
+    tool: access.tool,
+    tier: access.tier,
+    effect: decision.effect,
+    rule: decision.rule,
+    reason: decision.reason,
+    policy_revision: revision.digest,
+    ...(decision.life === undefined ? {} : { ttl_ms: decision.life }),
+    ...(line.justification === '' ? {} : { justification: line.justification }),
+    ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),
+  };
+}
+
+function issuedEvent(grant: Grant): AuditEvent {
+  const { lease, task } = grant;
+  return auditEvent(
+    task,
+    lease.renewedFrom === undefined ? 'lease.issued' : 'lease.renewed',
+    lease.workload,
+    lease.issuedAt,
+    {
+      tool: lease.tool,
+      tier: lease.tier,
+      provider: lease.provider,
+      expires_at: new Date(lease.expiresAt).toISOString(),
+      ...(lease.renewedFrom === undefined ? {} : { renewed_from: lease.renewedFrom }),
+    },
+    lease.leaseId,
+  );
+}
+
+export function auditEvent(
+  task: Pick<Task, 'tenant' | 'taskId'>,
+  kind: AuditKind,
+  actor: string,
+  at: Instant,
+  detail: Record<string, unknown>,
+  leaseId?: string,
+): AuditEvent {
+  return { tenant: task.tenant, kind, at, actor, taskId: task.taskId, detail, ...(leaseId === undefined ? {} : { leaseId }) };
+}

@@ -1,0 +1,125 @@
+import type pg from 'pg';
+import type { AuditEvent } from '../domain/audit.ts';
+import type { Lease, LeaseOutcome, LeaseSummary } from '../domain/model.ts';
+import type { LeaseFilter, LeaseStore } from '../domain/store.ts';
+import type { Instant } from '../domain/time.ts';
+import { guarded } from './pool.ts';
+import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
+
+type Row = Record<string, unknown>;
+
+export function createLeaseStore(pool: pg.Pool): LeaseStore {
+  const one = (text: string, name: string, values: unknown[]) =>
+    guarded(async () => {
+      const { rows } = await pool.query({ name, text, values });
+      return rows[0] && leaseFromRow(rows[0] as Row);
+    });
+
+  return {
+    get: (tenant, leaseId) =>
+      one('SELECT * FROM leases WHERE tenant = $1 AND lease_id = $2', 'get-lease', [tenant, leaseId]),
+
+    byRequest: (tenant, taskId, requestId) =>
+      one('SELECT * FROM leases WHERE tenant = $1 AND task_id = $2 AND request_id = $3', 'lease-by-request', [
+        tenant,
+        taskId,
+        requestId,
+      ]),
+
+    ofTask: (tenant, taskId, limit) =>
+      guarded(async () => {
+        const { rows } = await pool.query({
+          name: 'leases-of-task',
+          text: 'SELECT * FROM leases WHERE tenant = $1 AND task_id = $2 ORDER BY lease_id LIMIT $3',
+          values: [tenant, taskId, limit],
+        });
+        return rows.map((row) => leaseFromRow(row as Row));
+      }),
+
+    list: (filter) => list(pool, filter),
+
+    summary: (tenant, tasks) =>
+      guarded(async () => {
+        const ids = 'rootTaskId' in tasks ? null : tasks;
+        const { rows } = await pool.query<{ outcome: LeaseOutcome | null; count: number }>(
+          `SELECT outcome, count(*)::int AS count FROM leases
+           WHERE tenant = $1 AND task_id IN (
+             SELECT unnest($2::text[]) UNION ALL SELECT task_id FROM tasks WHERE tenant = $1 AND root_task_id = $3)
+           GROUP BY outcome`,
+          [tenant, ids, 'rootTaskId' in tasks ? tasks.rootTaskId : null],
+        );
+        const summary: LeaseSummary = { unsettled: 0, revoked: 0, expired: 0, returned: 0, bounded: 0, irrevocable: 0 };
+        for (const row of rows) summary[row.outcome ?? 'unsettled'] = row.count;
+        return summary;
+      }),
+
+    beginReturn: (lease, claimUntil, event) => beginReturn(pool, lease, claimUntil, event),
+    abandon: (lease, now, event) => abandon(pool, lease, now, event),
+
+    counts: () =>
+      guarded(async () => {
+        const { rows } = await pool.query<{ open: string; troubled: string }>(
+          `SELECT (SELECT count(*) FROM leases WHERE state <> 'settled') AS open,
+            (SELECT count(*) FROM leases
+              WHERE outcome = 'irrevocable' OR (state <> 'settled' AND settle_error IS NOT NULL)) AS troubled`,
+        );
+        return { open: Number(rows[0]!.open), troubled: Number(rows[0]!.troubled) };
+      }),
+  };
+}
+
+async function list(pool: pg.Pool, filter: LeaseFilter) {
+  return await guarded(async () => {
+    // Lease ids grow with time: the primary key gives newest first, and is the page token.
+    const { rows } = await pool.query(
+      `SELECT * FROM leases
+       WHERE tenant = $1 AND ($2::text IS NULL OR lease_id < $2)
+         AND ($3::text IS NULL OR task_id = $3)
+         AND (cardinality($4::text[]) = 0 OR state = ANY($4))
+         AND (NOT $5 OR outcome = 'irrevocable' OR (state <> 'settled' AND settle_error IS NOT NULL))
+       ORDER BY lease_id DESC LIMIT $6`,
+      [
+        filter.tenant,
+        filter.after ?? null,
+        filter.taskId ?? null,
+        filter.states,
+        filter.troubled,
+        filter.pageSize + 1,
+      ],
+    );
+    const items = rows.slice(0, filter.pageSize).map((row) => leaseFromRow(row as Row));
+    return { items, next: rows.length > filter.pageSize ? items.at(-1)!.leaseId : undefined };
+  });
+}
+
+async function beginReturn(pool: pg.Pool, lease: Lease, claimUntil: Instant, event: AuditEvent) {
+  return await guarded(async () => {
+    const { rows } = await pool.query(
+      `WITH written AS (
+        UPDATE leases SET state = 'settling', settle_cause = 'returned', settle_at = $3
+        WHERE tenant = $1 AND lease_id = $2 AND state = 'active'
+        RETURNING *
+      ), logged AS (
+        ${auditInsert} ${auditSelect} FROM ${auditUnnest(4)} WHERE EXISTS (SELECT FROM written)
+      )
+      SELECT * FROM written`,
+      [lease.tenant, lease.leaseId, new Date(claimUntil), ...auditColumns([event])],
+    );
+    return rows[0] && leaseFromRow(rows[0] as Row);
+  });
+}
+
+async function abandon(pool: pg.Pool, lease: Lease, now: Instant, event: AuditEvent): Promise<void> {
+  await guarded(() =>
+    pool.query(
+      `WITH written AS (
+        UPDATE leases SET state = 'settling', settle_cause = 'abandoned', settle_at = $3,
+          request_id = request_id || '~' || lease_id
+        WHERE tenant = $1 AND lease_id = $2 AND state = 'pending'
+        RETURNING lease_id
+      )
+      ${auditInsert} ${auditSelect} FROM ${auditUnnest(4)} WHERE EXISTS (SELECT FROM written)`,
+      [lease.tenant, lease.leaseId, new Date(now), ...auditColumns([event])],
+    ),
+  );
+}

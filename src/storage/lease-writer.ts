@@ -1,0 +1,164 @@
+import type pg from 'pg';
+import type { AuditEvent } from '../domain/audit.ts';
+import type { LeaseWrite, LeaseWriter } from '../domain/store.ts';
+import { GroupCommit } from './group-commit.ts';
+import { guarded } from './pool.ts';
+import { auditColumns, auditInsert, auditSelect, auditUnnest } from './rows.ts';
+import { isDatabaseRefusal, WriterConnection } from './writer-connection.ts';
+
+/**
+ * The tasks of this flush, locked against a close until the commit (a close updates the row, FOR SHARE holds it off) and
+ * in one order everywhere, so that two replicas cannot wait for each other. A task that a close got to first is read
+ * again by PostgreSQL after the wait and drops out. Uses the primary key of tasks.
+ */
+const gate = `gate AS MATERIALIZED (
+  SELECT t.tenant, t.task_id, t.epoch
+  FROM tasks t
+  WHERE (t.tenant, t.task_id) IN (SELECT i.tenant, i.task_id FROM input i)
+    AND t.state = 'open' AND t.deadline > clock_timestamp()
+  ORDER BY t.tenant, t.task_id
+  FOR SHARE
+)`;
+
+const insertLeases = `
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+    $10::text[], $11::text[], $12::text[], $13::text[], $14::float8[], $15::float8[], $16::float8[], $17::text[],
+    $18::int4[], $19::float8[], $20::text[], $21::text[], $22::float8[]
+  ) AS i(tenant, task_id, epoch, lease_id, request_id, agent, workload, tool, tier,
+    provider, handle, state, revocation_kind, issued_at, expires_at, settle_at, renewed_from,
+    renewal_count, line_started_at, policy_revision, policy_rule, supersede_at)
+), ${gate}, superseded AS (
+  UPDATE leases p
+  SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
+  FROM input i JOIN gate g USING (tenant, task_id)
+  WHERE i.supersede_at IS NOT NULL AND g.epoch = i.epoch
+    AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
+    AND NOT EXISTS (
+      SELECT FROM leases d WHERE d.tenant = i.tenant AND d.task_id = i.task_id AND d.request_id = i.request_id)
+  RETURNING i.lease_id
+), written AS (
+  INSERT INTO leases (tenant, task_id, lease_id, request_id, agent, workload, tool, tier, provider, handle, state,
+    revocation_kind, issued_at, expires_at, settle_at, renewed_from, renewal_count, line_started_at, policy_revision, policy_rule)
+  SELECT i.tenant, i.task_id, i.lease_id, i.request_id, i.agent, i.workload, i.tool, i.tier, i.provider, i.handle, i.state,
+    i.revocation_kind, to_timestamp(i.issued_at / 1000), to_timestamp(i.expires_at / 1000), to_timestamp(i.settle_at / 1000),
+    i.renewed_from, i.renewal_count, to_timestamp(i.line_started_at / 1000), i.policy_revision, i.policy_rule
+  FROM input i JOIN gate g USING (tenant, task_id)
+  WHERE g.epoch = i.epoch
+    AND (i.supersede_at IS NULL OR EXISTS (SELECT FROM superseded s WHERE s.lease_id = i.lease_id))
+  ON CONFLICT (tenant, task_id, request_id) DO NOTHING
+  RETURNING lease_id
+), logged AS (
+  ${auditInsert} ${auditSelect} FROM ${auditUnnest(23)} WHERE e.lease_id IN (SELECT w.lease_id FROM written w)
+)
+SELECT lease_id FROM written`;
+
+const activateLeases = `
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[])
+    AS i(tenant, task_id, epoch, lease_id, settle_at, renewed_from, supersede_at)
+), ${gate}, superseded AS (
+  UPDATE leases p
+  SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
+  FROM input i JOIN gate g USING (tenant, task_id)
+  WHERE i.supersede_at IS NOT NULL AND g.epoch = i.epoch
+    AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
+    AND EXISTS (SELECT FROM leases n WHERE n.tenant = i.tenant AND n.lease_id = i.lease_id AND n.state = 'pending')
+  RETURNING i.lease_id
+), written AS (
+  UPDATE leases l
+  SET state = 'active', settle_at = to_timestamp(i.settle_at / 1000)
+  FROM input i JOIN gate g USING (tenant, task_id)
+  WHERE g.epoch = i.epoch AND l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'pending'
+    AND (i.supersede_at IS NULL OR EXISTS (SELECT FROM superseded s WHERE s.lease_id = i.lease_id))
+  RETURNING l.lease_id
+), logged AS (
+  ${auditInsert} ${auditSelect} FROM ${auditUnnest(8)} WHERE e.lease_id IN (SELECT w.lease_id FROM written w)
+)
+SELECT lease_id FROM written`;
+
+const insertEvents = `${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`;
+
+export interface LeaseWriterOptions {
+  connection: pg.ClientConfig;
+  onError: (error: Error) => void;
+}
+
+/** The write path of issuing: three lanes (insert, activate, record), each with a connection of its own. */
+export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { close(): Promise<void> } {
+  const connections = Array.from({ length: 3 }, () => new WriterConnection(options.connection, options.onError));
+  const lane = <T, R>(flush: (items: readonly T[]) => Promise<readonly R[]>) =>
+    new GroupCommit<T, R>({ maxBatch: 128, maxQueue: 4_096, flush, isRefusal: isDatabaseRefusal });
+
+  const inserts = lane<LeaseWrite, boolean>(async (writes) => {
+    const result = await connections[0]!.query('insert-leases', insertLeases, insertValues(writes));
+    return written(writes, result);
+  });
+  const activations = lane<LeaseWrite, boolean>(async (writes) => {
+    const result = await connections[1]!.query('activate-leases', activateLeases, activateValues(writes));
+    return written(writes, result);
+  });
+  const records = lane<AuditEvent[], void>(async (batches) => {
+    await connections[2]!.query('insert-events', insertEvents, auditColumns(batches.flat()));
+    return batches.map(() => undefined);
+  });
+
+  return {
+    insert: (write) => guarded(() => inserts.write(write)),
+    activate: (write) => guarded(() => activations.write(write)),
+    record: (events) => guarded(() => records.write(events)),
+    close: async () => {
+      await Promise.all([inserts.drained(), activations.drained(), records.drained()]);
+      await Promise.all(connections.map((connection) => connection.close()));
+    },
+  };
+}
+
+function written(writes: readonly LeaseWrite[], result: pg.QueryResult): boolean[] {
+  const ids = new Set(result.rows.map((row: { lease_id: string }) => row.lease_id));
+  return writes.map((write) => ids.has(write.lease.leaseId));
+}
+
+function insertValues(writes: readonly LeaseWrite[]): unknown[] {
+  const column = (value: (write: LeaseWrite) => unknown) => writes.map(value);
+  return [
+    column((w) => w.lease.tenant),
+    column((w) => w.lease.taskId),
+    column((w) => w.epoch),
+    column((w) => w.lease.leaseId),
+    column((w) => w.lease.requestId),
+    column((w) => w.lease.agent),
+    column((w) => w.lease.workload),
+    column((w) => w.lease.tool),
+    column((w) => w.lease.tier),
+    column((w) => w.lease.provider),
+    column((w) => w.lease.handle),
+    column((w) => w.lease.state),
+    column((w) => w.lease.revocationKind),
+    column((w) => w.lease.issuedAt),
+    column((w) => w.lease.expiresAt),
+    column((w) => w.settleAt),
+    column((w) => w.lease.renewedFrom ?? null),
+    column((w) => w.lease.renewalCount),
+    column((w) => w.lease.lineStartedAt),
+    column((w) => w.lease.policyRevision),
+    column((w) => w.lease.policyRule),
+    column((w) => w.supersedeAt ?? null),
+    ...auditColumns(writes.flatMap((w) => w.events)),
+  ];
+}
+
+function activateValues(writes: readonly LeaseWrite[]): unknown[] {
+  const column = (value: (write: LeaseWrite) => unknown) => writes.map(value);
+  return [
+    column((w) => w.lease.tenant),
+    column((w) => w.lease.taskId),
+    column((w) => w.epoch),
+    column((w) => w.lease.leaseId),
+    column((w) => w.settleAt),
+    column((w) => w.lease.renewedFrom ?? null),
+    column((w) => w.supersedeAt ?? null),
+    ...auditColumns(writes.flatMap((w) => w.events)),
+  ];
+}

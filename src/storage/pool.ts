@@ -1,0 +1,71 @@
+import pg from 'pg';
+import { BrokerError } from '../domain/errors.ts';
+
+export interface DatabaseOptions {
+  /** Login that is a member of `leasehold_broker`. */
+  url: string;
+  poolSize: number;
+  ssl?: pg.ClientConfig['ssl'];
+  onError: (error: Error) => void;
+}
+
+/** Every connection has its time-outs: a hung database is an error within seconds, never a hung caller. */
+export function createPool(options: DatabaseOptions): pg.Pool {
+  const pool = new pg.Pool({ ...connectionOptions(options), max: options.poolSize, idleTimeoutMillis: 30_000 });
+  pool.on('error', options.onError);
+  return pool;
+}
+
+export function connectionOptions(options: Pick<DatabaseOptions, 'url' | 'ssl'>): pg.ClientConfig {
+  return {
+    connectionString: options.url,
+    ...(options.ssl === undefined ? {} : { ssl: options.ssl }),
+    application_name: 'leasehold',
+    connectionTimeoutMillis: 5_000,
+    query_timeout: 15_000,
+    statement_timeout: 10_000,
+    lock_timeout: 8_000,
+    idle_in_transaction_session_timeout: 15_000,
+    keepAlive: true,
+    options: '-c search_path=leasehold -c timezone=UTC',
+  };
+}
+
+/** The caller learns that storage failed and what to do; the operator's log gets the cause. */
+export function unavailable(cause: unknown): BrokerError {
+  if (cause instanceof BrokerError) return cause;
+  return new BrokerError(
+    'STORAGE_UNAVAILABLE',
+    "the broker's database did not confirm the change: nothing was handed out, retry with the same request_id",
+    { cause, retryAfterMs: 500 },
+  );
+}
+
+/** Runs one piece of work, turning whatever the database says into STORAGE_UNAVAILABLE. */
+export async function guarded<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw unavailable(error);
+  }
+}
+
+/** One transaction. */
+export async function transaction<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  return await guarded(async () => {
+    const client = await pool.connect();
+    let broken: Error | undefined;
+    try {
+      await client.query('BEGIN');
+      const result = await work(client);
+      await client.query('COMMIT');
+      return result;
+    } catch (error) {
+      // A connection on which even ROLLBACK fails is thrown away.
+      await client.query('ROLLBACK').catch((rollback: Error) => (broken = rollback));
+      throw error;
+    } finally {
+      client.release(broken);
+    }
+  });
+}

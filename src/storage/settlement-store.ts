@@ -1,0 +1,217 @@
+import type pg from 'pg';
+import type { AuditEvent } from '../domain/audit.ts';
+import type { Lease } from '../domain/model.ts';
+import type { Settled, SettlementStore } from '../domain/store.ts';
+import type { Instant, Millis } from '../domain/time.ts';
+import { guarded, transaction } from './pool.ts';
+import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
+import { notifyTask } from './wake.ts';
+
+type Row = Record<string, unknown>;
+
+export function createSettlementStore(pool: pg.Pool): SettlementStore {
+  return {
+    settleSelfContained: (kinds, now, limit, only) => settleSelfContained(pool, kinds, now, limit, only),
+    claim: (kinds, now, claimFor, limit, exceptTargets) => claim(pool, kinds, now, claimFor, limit, exceptTargets),
+    settled: (results, now) => settled(pool, results, now),
+
+    failed: (lease, error, retryAt) =>
+      guarded(async () => {
+        await pool.query(
+          `UPDATE leases SET settle_at = $3, settle_error = $4
+           WHERE tenant = $1 AND lease_id = $2 AND state = 'settling'`,
+          [lease.tenant, lease.leaseId, new Date(retryAt), error.slice(0, 500)],
+        );
+      }),
+
+    completeTasks: (now, limit) =>
+      finishTasks(
+        pool,
+        now,
+        'task.settled',
+        // Index tasks_unsettled. An irrevocable lease leaves the task degraded: somebody has to look.
+        `UPDATE tasks t SET settled_at = $1, state = CASE WHEN EXISTS (
+            SELECT FROM leases l WHERE l.tenant = t.tenant AND l.task_id = t.task_id AND l.outcome = 'irrevocable')
+          THEN 'close_degraded' ELSE 'closed' END
+        WHERE (t.tenant, t.task_id) IN (
+          SELECT c.tenant, c.task_id FROM tasks c
+          WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND NOT EXISTS (
+            SELECT FROM leases l WHERE l.tenant = c.tenant AND l.task_id = c.task_id AND l.state <> 'settled')
+          ORDER BY c.closed_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+        RETURNING t.tenant, t.task_id, t.state`,
+        [new Date(now), limit],
+      ),
+
+    degradeTasks: (since, now) =>
+      finishTasks(
+        pool,
+        now,
+        'task.degraded',
+        `UPDATE tasks t SET state = 'close_degraded'
+        WHERE (t.tenant, t.task_id) IN (
+          SELECT c.tenant, c.task_id FROM tasks c
+          WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND c.state = 'closing' AND c.closed_at <= $1
+          ORDER BY c.closed_at LIMIT 500 FOR UPDATE SKIP LOCKED)
+        RETURNING t.tenant, t.task_id, t.state`,
+        [new Date(since)],
+      ),
+
+    nextDue: () =>
+      guarded(async () => {
+        const { rows } = await pool.query<{ due: Date | null }>({
+          name: 'next-due-lease',
+          text: `SELECT min(settle_at) AS due FROM leases WHERE state <> 'settled'`,
+        });
+        return rows[0]?.due?.getTime();
+      }),
+
+    forgetRevocations: (now) =>
+      guarded(async () => {
+        const { rowCount } = await pool.query('DELETE FROM revocations WHERE forget_at < $1', [new Date(now)]);
+        return rowCount ?? 0;
+      }),
+  };
+}
+
+/**
+ * Nothing has to be asked of a target here, so the outcome is a matter of kind and time, and a thousand leases are one
+ * statement. A closed task's tokens are on the feed by the task's own entry; a returned or superseded one by its lease's.
+ */
+async function settleSelfContained(
+  pool: pg.Pool,
+  kinds: readonly string[],
+  now: Instant,
+  limit: number,
+  only: { tenant: string; leaseId: string } | undefined,
+): Promise<number> {
+  return await guarded(async () => {
+    const { rows } = await pool.query<{ count: number }>({
+      name: 'settle-self-contained',
+      text: `WITH due AS (
+          SELECT tenant, lease_id FROM leases
+          WHERE state <> 'settled' AND provider = ANY($2)
+            AND CASE WHEN $4::text IS NULL THEN settle_at <= $1 ELSE tenant = $4 AND lease_id = $5 END
+          ORDER BY settle_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        ), done AS (
+          UPDATE leases l
+          SET state = 'settled', settled_at = $1, settle_cause = COALESCE(l.settle_cause, 'expired'),
+            settle_attempts = l.settle_attempts + 1, settle_error = NULL,
+            outcome = CASE
+              WHEN l.expires_at <= $1 THEN 'expired'
+              WHEN l.revocation_kind <> 'immediate' THEN 'bounded'
+              WHEN l.settle_cause = 'returned' THEN 'returned'
+              ELSE 'revoked' END,
+            dead_by = CASE WHEN l.expires_at > $1 AND l.revocation_kind <> 'immediate' THEN l.expires_at END
+          FROM due d WHERE l.tenant = d.tenant AND l.lease_id = d.lease_id
+          RETURNING l.tenant, l.lease_id, l.task_id, l.outcome, l.settle_cause, l.expires_at, l.dead_by, l.tool, l.tier
+        ), feed AS (
+          INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at)
+          SELECT tenant, lease_id, $1, expires_at FROM done
+          WHERE settle_cause IN ('returned', 'superseded') AND expires_at > $1
+        ), logged AS (
+          ${auditInsert}
+          SELECT tenant, 'lease.settled', $1, 'broker', task_id, lease_id,
+            json_build_object('tool', tool, 'tier', tier, 'outcome', outcome, 'cause', settle_cause, 'dead_by', dead_by)
+          FROM done
+        )
+        SELECT count(*)::int AS count FROM done`,
+      values: [new Date(now), kinds, limit, only?.tenant ?? null, only?.leaseId ?? null],
+    });
+    return rows[0]!.count;
+  });
+}
+
+async function claim(
+  pool: pg.Pool,
+  kinds: readonly string[],
+  now: Instant,
+  claimFor: Millis,
+  limit: number,
+  exceptTargets: readonly string[],
+): Promise<Lease[]> {
+  return await guarded(async () => {
+    const { rows } = await pool.query({
+      name: 'claim-leases',
+      // Index leases_due. A pending lease that is due was left behind by its issue: its request_id is free again.
+      text: `UPDATE leases l
+        SET state = 'settling', settle_at = $2, settle_attempts = l.settle_attempts + 1,
+          settle_cause = COALESCE(l.settle_cause, CASE WHEN l.state = 'pending' THEN 'abandoned' ELSE 'expired' END),
+          request_id = CASE WHEN l.state = 'pending' THEN l.request_id || '~' || l.lease_id ELSE l.request_id END
+        WHERE (l.tenant, l.lease_id) IN (
+          SELECT d.tenant, d.lease_id FROM leases d
+          WHERE d.state <> 'settled' AND d.settle_at <= $1 AND d.provider = ANY($3)
+            AND split_part(d.handle, '/', 1) <> ALL($4)
+          ORDER BY d.settle_at LIMIT $5 FOR UPDATE SKIP LOCKED)
+        RETURNING l.*`,
+      values: [new Date(now), new Date(now + claimFor), kinds, exceptTargets, limit],
+    });
+    return rows.map((row) => leaseFromRow(row as Row));
+  });
+}
+
+async function settled(pool: pg.Pool, results: Settled[], now: Instant): Promise<void> {
+  const events: AuditEvent[] = results.map(({ lease, outcome, deadBy }) => ({
+    tenant: lease.tenant,
+    kind: 'lease.settled',
+    at: now,
+    actor: 'broker',
+    taskId: lease.taskId,
+    leaseId: lease.leaseId,
+    detail: {
+      tool: lease.tool,
+      tier: lease.tier,
+      outcome,
+      cause: lease.settleCause,
+      attempts: lease.settleAttempts,
+      ...(deadBy === undefined ? {} : { dead_by: new Date(deadBy).toISOString() }),
+    },
+  }));
+  await guarded(() =>
+    pool.query({
+      name: 'settle-leases',
+      text: `WITH input AS (
+          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS i(tenant, lease_id, outcome, dead_by)
+        ), done AS (
+          UPDATE leases l
+          SET state = 'settled', outcome = i.outcome, dead_by = to_timestamp(i.dead_by / 1000),
+            settled_at = to_timestamp($5::float8 / 1000),
+            settle_error = CASE WHEN i.outcome = 'irrevocable' THEN l.settle_error END
+          FROM input i WHERE l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'settling'
+          RETURNING l.lease_id
+        )
+        ${auditInsert} ${auditSelect} FROM ${auditUnnest(6)} WHERE e.lease_id IN (SELECT lease_id FROM done)`,
+      values: [
+        results.map((result) => result.lease.tenant),
+        results.map((result) => result.lease.leaseId),
+        results.map((result) => result.outcome),
+        results.map((result) => result.deadBy ?? null),
+        now,
+        ...auditColumns(events),
+      ],
+    }),
+  );
+}
+
+async function finishTasks(
+  pool: pg.Pool,
+  now: Instant,
+  kind: 'task.settled' | 'task.degraded',
+  update: string,
+  values: unknown[],
+): Promise<{ tenant: string; taskId: string }[]> {
+  return await transaction(pool, async (client) => {
+    const { rows } = await client.query<{ tenant: string; task_id: string; state: string }>(update, values);
+    if (rows.length === 0) return [];
+    const events = rows.map((row) => ({
+      tenant: row.tenant,
+      kind,
+      at: now,
+      actor: 'broker',
+      taskId: row.task_id,
+      detail: { state: row.state },
+    }));
+    await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
+    for (const row of rows) await notifyTask(client, row.tenant, row.task_id);
+    return rows.map((row) => ({ tenant: row.tenant, taskId: row.task_id }));
+  });
+}

@@ -1,0 +1,59 @@
+import type { PolicyRevision } from '../domain/policy.ts';
+import { createAuditStore } from './audit-store.ts';
+import { createLeaseStore } from './lease-store.ts';
+import { createLeaseWriter } from './lease-writer.ts';
+import { checkSchema } from './migrate.ts';
+import { connectionOptions, createPool, guarded, type DatabaseOptions } from './pool.ts';
+import { createRevocationStore } from './revocation-store.ts';
+import { createSettlementStore } from './settlement-store.ts';
+import { createTaskStore } from './task-store.ts';
+import { createWake } from './wake.ts';
+
+export type Storage = Awaited<ReturnType<typeof openStorage>>;
+
+/** Connects, and refuses a database that this release does not fit. */
+export async function openStorage(options: DatabaseOptions) {
+  const pool = createPool(options);
+  try {
+    const schemaVersion = await checkSchema(pool);
+    const connection = connectionOptions(options);
+    const writer = createLeaseWriter({ connection, onError: options.onError });
+    const wake = createWake({ ...connection, statement_timeout: 0, query_timeout: 0 });
+    return {
+      pool,
+      schemaVersion,
+      tasks: createTaskStore(pool),
+      leases: createLeaseStore(pool),
+      writer,
+      settlement: createSettlementStore(pool),
+      audit: createAuditStore(pool),
+      revocations: createRevocationStore(pool),
+      wake,
+
+      /** Milliseconds by which the database's clock is ahead of `now`, within the round trip. */
+      clockOffset: (now: () => number) =>
+        guarded(async () => {
+          const before = now();
+          const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
+          return rows[0]!.now.getTime() - (before + now()) / 2;
+        }),
+
+      /** A decision names its revision by digest: the documents behind the digest are kept for ever. */
+      recordRevision: (revision: Pick<PolicyRevision, 'digest'>, documents: string, now: number) =>
+        guarded(async () => {
+          await pool.query(
+            'INSERT INTO policy_revisions (digest, documents, first_used) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING',
+            [revision.digest, documents, new Date(now)],
+          );
+        }),
+
+      close: async () => {
+        await Promise.all([writer.close(), wake.close()]);
+        await pool.end();
+      },
+    };
+  } catch (error) {
+    await pool.end();
+    throw error;
+  }
+}

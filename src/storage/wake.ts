@@ -1,0 +1,55 @@
+import { EventEmitter } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import type { Wake } from '../domain/store.ts';
+
+const channel = 'leasehold_task';
+
+/** Sent at commit, to every replica. */
+export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: string, taskId: string): Promise<void> {
+  await client.query({ name: 'notify-task', text: 'SELECT pg_notify($1, $2)', values: [channel, `${tenant} ${taskId}`] });
+}
+
+/** LISTENs on a connection of its own, for as long as the broker runs. Missed notifications cost only time. */
+export function createWake(config: pg.ClientConfig): Wake & { close(): Promise<void> } {
+  const emitter = new EventEmitter();
+  emitter.setMaxListeners(0);
+  const stopping = new AbortController();
+  const running = listen(config, emitter, stopping.signal);
+  return {
+    onTask: (listener) => {
+      emitter.on('task', listener);
+      return () => emitter.off('task', listener);
+    },
+    close: async () => {
+      stopping.abort();
+      await running;
+    },
+  };
+}
+
+async function listen(config: pg.ClientConfig, emitter: EventEmitter, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    const client = new pg.Client(config);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        client.on('error', reject);
+        client.on('end', resolve);
+        signal.addEventListener('abort', () => resolve(), { once: true });
+        client.on('notification', ({ payload }) => {
+          const [tenant, taskId] = (payload ?? '').split(' ');
+          emitter.emit('task', tenant, taskId);
+        });
+        client
+          .connect()
+          .then(() => client.query(`LISTEN ${channel}`))
+          .catch(reject);
+      });
+    } catch {
+      // The pool's own errors are reported; here the loop just tries again.
+    } finally {
+      await client.end().catch(() => undefined);
+    }
+    await sleep(1_000, undefined, { signal, ref: false }).catch(() => undefined);
+  }
+}
