@@ -1,0 +1,213 @@
+import { compileWorkloadTemplate } from '../attestors/oidc/workload-template.ts';
+import { parseDuration } from './duration.ts';
+import type { Issue } from './issue.ts';
+import { isLoopback, splitListen } from './listen.ts';
+import type { RawConfig, RawDoor } from './raw-config.ts';
+import { formatPath, quote } from './schema.ts';
+import { isWorkloadPattern, trustDomainOfPattern, workloadPatternHint } from './workload-pattern.ts';
+import type { FieldPath, SourceDocument } from './yaml-document.ts';
+
+type Report = (path: FieldPath, message: string, hint?: string) => void;
+
+/**
+ * What a schema cannot say: fields that depend on each other, and addresses that must be safe. Sections whose shape is
+ * wrong are left out, the others are checked all the same, so that one run shows every mistake.
+ */
+export function checkConfigRules(document: SourceDocument, shape: readonly Issue[]): Issue[] {
+  const config = document.value as RawConfig;
+  const issues: Issue[] = [];
+  const report: Report = (path, message, hint) => {
+    const at = document.at(path);
+    issues.push({
+      file: document.file,
+      ...at,
+      path: formatPath(path),
+      message,
+      ...(hint === undefined ? {} : { hint }),
+    });
+  };
+  if (typeof config !== 'object' || config === null) return issues;
+  const sound = (...sections: (keyof RawConfig)[]) =>
+    sections.every(
+      (section) =>
+        (config[section] !== undefined || section === 'database') &&
+        !shape.some(
+          (issue) =>
+            issue.path === section ||
+            (/^[.[]/.test(issue.path.slice(section.length)) && issue.path.startsWith(section)),
+        ),
+    );
+
+  if (sound('broker')) checkUrl(report, ['broker', 'issuer'], config.broker.issuer, { loopbackHttp: true });
+  if (sound('server')) checkServer(report, config);
+  if (sound('database')) checkDatabase(report, config);
+  if (sound('keys')) checkKeys(report, config);
+  if (sound('attestation')) checkAttestation(report, config);
+  if (sound('access')) checkAccess(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
+  if (sound('tasks')) order(report, config.tasks, ['tasks'], 'defaultTtl', 'maxTtl');
+  if (sound('targets')) checkTargets(report, config);
+  return issues;
+}
+
+function checkServer(report: Report, config: RawConfig): void {
+  const { grpc, http, limits } = config.server;
+  checkDoor(report, ['server', 'grpc'], grpc);
+  checkDoor(report, ['server', 'http'], http);
+  if (grpc.listen === http.listen && !grpc.listen.endsWith(':0')) {
+    report(['server', 'http', 'listen'], 'is the address of server.grpc too', 'give each door a port of its own');
+  }
+  http.corsOrigins.forEach((origin, index) => {
+    const url = URL.canParse(origin) ? new URL(origin) : undefined;
+    if (url?.origin !== origin) {
+      report(['server', 'http', 'corsOrigins', index], 'is not an origin', 'write it like https://console.acme.test');
+    }
+  });
+  order(report, limits, ['server', 'limits'], 'defaultDeadline', 'maxDeadline');
+  if (limits.burst < limits.callsPerSecond) {
+    report(['server', 'limits', 'burst'], 'is smaller than callsPerSecond, which could then never be reached');
+  }
+}
+
+function checkDoor(report: Report, path: FieldPath, door: RawDoor): void {
+  const { host, port } = splitListen(door.listen);
+  if (port > 65_535) report([...path, 'listen'], 'has a port above 65535');
+  if (door.tls === undefined && !door.allowPlaintext && !isLoopback(host)) {
+    report(
+      [...path, 'listen'],
+      'would serve without TLS on an address that others can reach',
+      'add tls, listen on 127.0.0.1, or say allowPlaintext: true if something in front does TLS',
+    );
+  }
+}
+
+function checkDatabase(report: Report, { database }: RawConfig): void {
+  if (database?.url !== undefined) {
+    const url = URL.canParse(database.url) ? new URL(database.url) : undefined;
+    if (url === undefined || !/^postgres(ql)?:$/.test(url.protocol)) {
+      report(
+        ['database', 'url'],
+        'is not a PostgreSQL URL',
+        'write it like postgres://leasehold@db.acme.test/leasehold',
+      );
+    } else if (url.password !== '' || url.searchParams.has('password')) {
+      report(
+        ['database', 'url'],
+        'has a password in it',
+        'use urlFile or urlEnv; a secret may not be written in this file',
+      );
+    }
+  }
+}
+
+function checkKeys(report: Report, { keys }: RawConfig): void {
+  if (keys.sealingKeyFile !== undefined && keys.sealingKeyEnv !== undefined) {
+    report(['keys', 'sealingKeyEnv'], 'is given together with sealingKeyFile', 'keep one of them');
+  }
+  order(report, keys, ['keys'], 'publishAhead', 'rotateEvery');
+}
+
+function checkAttestation(report: Report, config: RawConfig): void {
+  const { trustDomains, oidc } = config.attestation;
+  if (trustDomains.length === 0 && oidc.length === 0) {
+    report(
+      ['attestation'],
+      'names no trust domain and no OIDC issuer, so that nobody could call',
+      'add trustDomains or oidc',
+    );
+  }
+  const names = new Set<string>();
+  trustDomains.forEach((domain, index) => {
+    const path = ['attestation', 'trustDomains', index];
+    if (names.has(domain.name)) report([...path, 'name'], `${quote(domain.name)} is configured twice`);
+    names.add(domain.name);
+    if (domain.bundle.url !== undefined) checkUrl(report, [...path, 'bundle', 'url'], domain.bundle.url, {});
+    else if (domain.bundle.caFile !== undefined) {
+      report([...path, 'bundle', 'caFile'], 'has no effect with a bundle file', 'remove it, or use url');
+    }
+  });
+  const issuers = new Set<string>();
+  oidc.forEach((source, index) => {
+    const path = ['attestation', 'oidc', index];
+    if (issuers.has(source.issuer)) report([...path, 'issuer'], `${quote(source.issuer)} is configured twice`);
+    issuers.add(source.issuer);
+    checkUrl(report, [...path, 'issuer'], source.issuer, { loopbackHttp: true });
+    if (source.jwksUri !== undefined) {
+      checkUrl(report, [...path, 'jwksUri'], source.jwksUri, { loopbackHttp: true, query: true });
+    }
+    try {
+      compileWorkloadTemplate(source.workload);
+    } catch (error) {
+      report([...path, 'workload'], (error as Error).message.replace(/^workload template .*?: /s, ''));
+    }
+  });
+}
+
+function checkTargets(report: Report, config: RawConfig): void {
+  for (const [name, target] of Object.entries(config.targets)) {
+    if (target.caFile !== undefined && target.sslmode === 'disable') {
+      report(['targets', name, 'caFile'], 'has no effect with sslmode disable', 'use sslmode verify-full');
+    }
+  }
+}
+
+function checkAccess(report: Report, config: RawConfig, domains: ReadonlySet<string | undefined> | undefined): void {
+  config.access.forEach((grant, index) => {
+    grant.workloads.forEach((pattern, at) => {
+      const fault = workloadPatternFault(pattern, domains);
+      if (fault !== undefined) report(['access', index, 'workloads', at], ...fault);
+    });
+  });
+}
+
+/** Trust domains that an attested workload can be in; `undefined` stands for workloads without a scheme. */
+export function knownTrustDomains(config: {
+  attestation: { trustDomains: readonly { name: string }[]; oidc: readonly { workload: string }[] };
+}): ReadonlySet<string | undefined> {
+  return new Set([
+    ...config.attestation.trustDomains.map((domain) => domain.name),
+    ...config.attestation.oidc.map((source) => trustDomainOfPattern(source.workload)),
+  ]);
+}
+
+/** What is wrong with a pattern of workloads, if anything: its form, or that no caller could ever match it. */
+export function workloadPatternFault(
+  pattern: string,
+  domains: ReadonlySet<string | undefined> | undefined,
+): [message: string, hint: string] | undefined {
+  if (!isWorkloadPattern(pattern))
+    return [`${quote(pattern)} is not a workload or a pattern of workloads`, workloadPatternHint];
+  const domain = trustDomainOfPattern(pattern);
+  if (domains === undefined || domains.has(domain)) return undefined;
+  const known = [...domains].filter((name) => name !== undefined).join(', ');
+  return [
+    domain === undefined
+      ? 'no OIDC issuer gives workloads without a scheme'
+      : `no trust domain ${quote(domain)} is configured`,
+    `add it to the configuration's attestation, or use one of: ${known}`,
+  ];
+}
+
+function checkUrl(
+  report: Report,
+  path: FieldPath,
+  text: string,
+  allow: { loopbackHttp?: boolean; query?: boolean },
+): void {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:')) {
+    report(path, 'is not an https URL');
+  } else if (url.username !== '' || url.password !== '') {
+    report(path, 'has a login in it', 'a secret may not be written in this file');
+  } else if (url.protocol === 'http:' && !(allow.loopbackHttp === true && isLoopback(url.hostname))) {
+    report(path, 'is not an https URL', allow.loopbackHttp === true ? 'http is allowed on loopback only' : undefined);
+  } else if (url.hash !== '' || text.includes('#') || (allow.query !== true && text.includes('?'))) {
+    report(path, 'may have no query and no fragment');
+  }
+}
+
+/** Both are durations that the schema has checked. */
+function order<K extends string>(report: Report, of: Record<K, unknown>, path: FieldPath, less: K, more: K): void {
+  if (parseDuration(String(of[less]))! > parseDuration(String(of[more]))!) {
+    report([...path, less], `is longer than ${more} (${String(of[less])} > ${String(of[more])})`);
+  }
+}

@@ -1,0 +1,109 @@
+import type { Role } from '../domain/caller.ts';
+import type { Millis } from '../domain/time.ts';
+import type { SecretSource } from './secret-source.ts';
+
+/** One validated configuration. Durations are milliseconds, paths absolute, secrets only named. Frozen. */
+export interface Config {
+  /** The file that it came from. */
+  file: string;
+  broker: { issuer: string };
+  server: {
+    grpc: DoorConfig;
+    http: DoorConfig & { corsOrigins: readonly string[] };
+    limits: LimitsConfig;
+    shutdownGrace: Millis;
+  };
+  /** Absent: only `leasehold dev` runs, on an embedded PostgreSQL. */
+  database: DatabaseConfig | undefined;
+  keys: KeysConfig;
+  attestation: AttestationConfig;
+  access: readonly AccessGrant[];
+  policy: { directory: string };
+  tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };
+  targets: Readonly<Record<string, TargetConfig>>;
+  log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
+}
+
+export interface DoorConfig {
+  host: string;
+  port: number;
+  tls: { certFile: string; keyFile: string } | undefined;
+  allowPlaintext: boolean;
+}
+
+/** Bounds on each caller. */
+export interface LimitsConfig {
+  maxMessageBytes: number;
+  callsPerSecond: number;
+  burst: number;
+  maxStreams: number;
+  maxDeadline: Millis;
+  defaultDeadline: Millis;
+}
+
+export interface DatabaseConfig {
+  url: SecretSource;
+  poolSize: number;
+  caFile: string | undefined;
+}
+
+export interface KeysConfig {
+  /** Absent: only `leasehold dev` runs, with a key of its own making. */
+  sealingKey: SecretSource | undefined;
+  rotateEvery: Millis;
+  publishAhead: Millis;
+  algorithm: 'ES256';
+}
+
+export interface AttestationConfig {
+  clockSkew: Millis;
+  trustDomains: readonly TrustDomainConfig[];
+  oidc: readonly OidcConfig[];
+}
+
+export interface TrustDomainConfig {
+  name: string;
+  tenant: string;
+  audiences: readonly string[];
+  maxTokenLifetime: Millis;
+  bundle: { file: string } | { url: string; caFile: string | undefined };
+  staleAfter: Millis;
+}
+
+export interface OidcConfig {
+  issuer: string;
+  tenant: string;
+  audiences: readonly string[];
+  maxTokenLifetime: Millis;
+  /** Each claim with the values that will do. */
+  requiredClaims: Readonly<Record<string, readonly string[]>>;
+  workload: string;
+  jwksUri: string | undefined;
+  caFile: string | undefined;
+  staleAfter: Millis;
+}
+
+/** `agent` is not granted here: policy's Agent documents say which workloads act as which agent. */
+export type GrantedRole = Exclude<Role, 'agent'>;
+
+export interface AccessGrant {
+  workloads: readonly string[];
+  roles: readonly GrantedRole[];
+}
+
+export interface PostgresTargetConfig {
+  kind: 'postgres';
+  host: string;
+  port: number;
+  database: string;
+  user: string;
+  password: SecretSource;
+  sslmode: 'verify-full' | 'require' | 'disable';
+  caFile: string | undefined;
+  poolSize: number;
+  issueTimeout: Millis;
+  /** What agents are told. */
+  connect: { host: string; port: number };
+}
+
+export type TargetConfig = PostgresTargetConfig;

@@ -1,0 +1,77 @@
+/** The document as written, once the schema has checked it and filled in defaults. Kept in step with `config.schema.json`. */
+export interface RawConfig {
+  broker: { issuer: string };
+  server: {
+    grpc: RawDoor;
+    http: RawDoor & { corsOrigins: string[] };
+    limits: {
+      maxMessageBytes: number;
+      callsPerSecond: number;
+      burst: number;
+      maxStreams: number;
+      maxDeadline: string;
+      defaultDeadline: string;
+    };
+    shutdownGrace: string;
+  };
+  database?: { url?: string; urlFile?: string; urlEnv?: string; poolSize: number; caFile?: string };
+  keys: {
+    sealingKeyFile?: string;
+    sealingKeyEnv?: string;
+    rotateEvery: string;
+    publishAhead: string;
+    algorithm: 'ES256';
+  };
+  attestation: {
+    audiences: string[];
+    maxTokenLifetime: string;
+    clockSkew: string;
+    trustDomains: {
+      name: string;
+      tenant: string;
+      bundle: { file?: string; url?: string; caFile?: string };
+      maxTokenLifetime?: string;
+      staleAfter: string;
+    }[];
+    oidc: {
+      issuer: string;
+      tenant: string;
+      audiences?: string[];
+      requiredClaims: Record<string, RawClaim | RawClaim[]>;
+      workload: string;
+      jwksUri?: string;
+      caFile?: string;
+      maxTokenLifetime?: string;
+      staleAfter: string;
+    }[];
+  };
+  access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor')[] }[];
+  policy: { directory: string };
+  tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
+  targets: Record<string, RawTarget>;
+  log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
+}
+
+type RawClaim = string | number | boolean;
+
+export interface RawDoor {
+  listen: string;
+  tls?: { certFile: string; keyFile: string };
+  allowPlaintext: boolean;
+}
+
+export interface RawTarget {
+  kind: 'postgres';
+  host: string;
+  port: number;
+  database: string;
+  user: string;
+  passwordFile?: string;
+  passwordEnv?: string;
+  sslmode: 'verify-full' | 'require' | 'disable';
+  caFile?: string;
+  poolSize: number;
+  issueTimeout: string;
+  connectHost?: string;
+  connectPort?: number;
+}
