@@ -108,10 +108,13 @@ CREATE TABLE revocations (
   lease_id   text,
   revoked_at timestamptz NOT NULL,
   forget_at  timestamptz NOT NULL,
+  -- Positions are given before the commit; a follower tails by transaction, so that a late commit is not missed.
+  txid       xid8        NOT NULL DEFAULT pg_current_xact_id(),
   PRIMARY KEY (tenant, position),
   CHECK (num_nonnulls(task_id, lease_id) = 1)
 );
 CREATE INDEX revocations_recent ON revocations (tenant, revoked_at);
+CREATE INDEX revocations_tail ON revocations (tenant, txid);
 CREATE INDEX revocations_forget ON revocations (forget_at);
 
 CREATE TABLE policy_revisions (

@@ -157,8 +157,18 @@ export interface Revocation {
 }
 
 export interface RevocationStore {
-  /** Entries after `position`, or committed since `since` (positions may become visible out of order), oldest first. */
-  read(tenant: string, position: number, since: Instant, limit: number): Promise<Revocation[]>;
+  /**
+   * Where a follower that has everything up to `position` begins: entries younger than `since` are sent to it again,
+   * because one of them may have been committed after a higher position. `horizon` is for `tail`.
+   */
+  begin(tenant: string, position: number, since: Instant): Promise<{ position: number; horizon: string }>;
+  /** Entries after `position`, in order. */
+  after(tenant: string, position: number, limit: number): Promise<Revocation[]>;
+  /**
+   * Entries of transactions that were not finished at `horizon`, some of them seen before, none older than `since`; and
+   * the horizon for the next call.
+   */
+  tail(tenant: string, horizon: string, since: Instant): Promise<{ entries: Revocation[]; horizon: string }>;
   /** Status indexes of closed tasks that may still have live tokens, within one status list. */
   revokedIndexes(listNumber: number, listSize: number, now: Instant): Promise<number[]>;
 }

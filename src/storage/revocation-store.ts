@@ -1,25 +1,46 @@
 import type pg from 'pg';
-import type { RevocationStore } from '../domain/store.ts';
+import type { Revocation, RevocationStore } from '../domain/store.ts';
 import { guarded } from './pool.ts';
 
 export function createRevocationStore(pool: pg.Pool): RevocationStore {
   return {
-    read: (tenant, position, since, limit) =>
+    begin: (tenant, position, since) =>
+      guarded(async () => {
+        const { rows } = await pool.query<{ position: string; horizon: string }>({
+          name: 'begin-revocations',
+          text: `SELECT LEAST($2::int8, (SELECT min(position) - 1 FROM revocations WHERE tenant = $1 AND revoked_at >= $3)) AS position,
+            pg_snapshot_xmin(pg_current_snapshot())::text AS horizon`,
+          values: [tenant, position, new Date(since)],
+        });
+        return { position: Number(rows[0]!.position), horizon: rows[0]!.horizon };
+      }),
+
+    after: (tenant, position, limit) =>
       guarded(async () => {
         const { rows } = await pool.query({
-          name: 'read-revocations',
-          text: `SELECT * FROM revocations WHERE tenant = $1 AND (position > $2 OR revoked_at >= $3)
-            ORDER BY position LIMIT $4`,
-          values: [tenant, position, new Date(since), limit],
+          name: 'revocations-after',
+          text: 'SELECT * FROM revocations WHERE tenant = $1 AND position > $2 ORDER BY position LIMIT $3',
+          values: [tenant, position, limit],
         });
-        return rows.map((row: Record<string, unknown>) => ({
-          position: Number(row.position),
-          tenant: row.tenant as string,
-          taskId: (row.task_id as string | null) ?? undefined,
-          leaseId: (row.lease_id as string | null) ?? undefined,
-          revokedAt: (row.revoked_at as Date).getTime(),
-          forgetAt: (row.forget_at as Date).getTime(),
-        }));
+        return rows.map((row) => revocationFromRow(row as Record<string, unknown>));
+      }),
+
+    tail: (tenant, horizon, since) =>
+      guarded(async () => {
+        // Index revocations_tail. One statement, one snapshot: the new horizon belongs to the rows.
+        const { rows } = await pool.query({
+          name: 'tail-revocations',
+          text: `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon, r.*
+            FROM (VALUES (1)) AS always LEFT JOIN revocations r
+              ON r.tenant = $1 AND r.txid >= $2::xid8 AND r.revoked_at >= $3
+            ORDER BY r.position`,
+          values: [tenant, horizon, new Date(since)],
+        });
+        const entries = rows.filter((row: Record<string, unknown>) => row.position !== null);
+        return {
+          entries: entries.map((row) => revocationFromRow(row as Record<string, unknown>)),
+          horizon: (rows[0] as { horizon: string }).horizon,
+        };
       }),
 
     revokedIndexes: (listNumber, listSize, now) =>
@@ -33,5 +54,16 @@ export function createRevocationStore(pool: pg.Pool): RevocationStore {
         });
         return rows.map((row) => Number(row.status_index) - listNumber * listSize);
       }),
+  };
+}
+
+function revocationFromRow(row: Record<string, unknown>): Revocation {
+  return {
+    position: Number(row.position),
+    tenant: row.tenant as string,
+    taskId: (row.task_id as string | null) ?? undefined,
+    leaseId: (row.lease_id as string | null) ?? undefined,
+    revokedAt: (row.revoked_at as Date).getTime(),
+    forgetAt: (row.forget_at as Date).getTime(),
   };
 }

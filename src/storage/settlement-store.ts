@@ -5,7 +5,7 @@ import type { Settled, SettlementStore } from '../domain/store.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import { guarded, transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
-import { notifyTask } from './wake.ts';
+import { channel, notifyTask } from './wake.ts';
 
 type Row = Record<string, unknown>;
 
@@ -113,8 +113,11 @@ async function settleSelfContained(
           SELECT tenant, 'lease.settled', $1, 'broker', task_id, lease_id,
             json_build_object('tool', tool, 'tier', tier, 'outcome', outcome, 'cause', settle_cause, 'dead_by', dead_by)
           FROM done
+        ), woken AS (
+          SELECT pg_notify('${channel}', tenant || ' ' || task_id)
+          FROM (SELECT DISTINCT tenant, task_id FROM done WHERE settle_cause IN ('returned', 'superseded')) changed
         )
-        SELECT count(*)::int AS count FROM done`,
+        SELECT count(*)::int AS count, (SELECT count(*) FROM woken) AS woken FROM done`,
       values: [new Date(now), kinds, limit, only?.tenant ?? null, only?.leaseId ?? null],
     });
     return rows[0]!.count;

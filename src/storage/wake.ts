@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import type { Wake } from '../domain/store.ts';
 
-const channel = 'leasehold_task';
+export const channel = 'leasehold_task';
 
 /** Sent at commit, to every replica. */
 export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: string, taskId: string): Promise<void> {

@@ -1,0 +1,207 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { durationFromMs, timestampFromMs, timestampMs, type Duration, type Timestamp } from '@bufbuild/protobuf/wkt';
+import type { BoundedDecision } from '../domain/decision.ts';
+import { fieldInvalid } from '../domain/errors.ts';
+import type { Issued } from '../domain/issue.ts';
+import type * as domain from '../domain/model.ts';
+import type { TaskView } from '../domain/tasks.ts';
+import type { Instant, Millis } from '../domain/time.ts';
+import {
+  CloseCause,
+  Effect,
+  LeaseOutcome,
+  LeaseSchema,
+  LeaseState,
+  RevocationKind,
+  TaskState,
+  Tier,
+  type Lease,
+  type PlanEntrySchema,
+} from '../gen/leasehold/v1/common_pb.js';
+import type { CredentialSchema } from '../gen/leasehold/v1/credential_service_pb.js';
+import type { LeaseSummarySchema, TaskSchema } from '../gen/leasehold/v1/task_service_pb.js';
+
+const tiers = { read: Tier.READ, write: Tier.WRITE, execute: Tier.EXECUTE } as const;
+const tierNames = new Map(Object.entries(tiers).map(([name, value]) => [value as Tier, name as domain.Tier]));
+
+const kinds = {
+  immediate: RevocationKind.IMMEDIATE,
+  bounded: RevocationKind.BOUNDED,
+  none: RevocationKind.NONE,
+} as const;
+
+const leaseStates = {
+  pending: LeaseState.PENDING,
+  active: LeaseState.ACTIVE,
+  settling: LeaseState.SETTLING,
+  settled: LeaseState.SETTLED,
+} as const;
+
+const outcomes = {
+  revoked: LeaseOutcome.REVOKED,
+  expired: LeaseOutcome.EXPIRED,
+  returned: LeaseOutcome.RETURNED,
+  bounded: LeaseOutcome.BOUNDED,
+  irrevocable: LeaseOutcome.IRREVOCABLE,
+} as const;
+
+const taskStates = {
+  open: TaskState.OPEN,
+  closing: TaskState.CLOSING,
+  closed: TaskState.CLOSED,
+  close_degraded: TaskState.CLOSE_DEGRADED,
+} as const;
+
+const causes = {
+  requested: CloseCause.REQUESTED,
+  deadline: CloseCause.DEADLINE,
+  heartbeat_lost: CloseCause.HEARTBEAT_LOST,
+  parent_closed: CloseCause.PARENT_CLOSED,
+} as const;
+
+const effects = {
+  allow: Effect.ALLOW,
+  deny: Effect.DENY,
+  too_late: Effect.DENY,
+  needs_approval: Effect.NEEDS_APPROVAL,
+} as const;
+
+function optional<K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } {
+  return (value === undefined ? {} : { [key]: value }) as { [P in K]?: V };
+}
+
+const time = (value: Instant | undefined): Timestamp | undefined =>
+  value === undefined ? undefined : timestampFromMs(value);
+
+export function tierOf(field: string, value: Tier): domain.Tier {
+  const tier = tierNames.get(value);
+  if (tier === undefined) throw fieldInvalid(field, 'must be TIER_READ, TIER_WRITE or TIER_EXECUTE');
+  return tier;
+}
+
+export function tierMessage(tier: domain.Tier): Tier {
+  return tiers[tier];
+}
+
+export function kindMessage(kind: domain.RevocationKind): RevocationKind {
+  return kinds[kind];
+}
+
+export function taskStateOf(field: string, value: TaskState): domain.TaskState {
+  return named(field, taskStates, value);
+}
+
+export function leaseStateOf(field: string, value: LeaseState): domain.LeaseState {
+  return named(field, leaseStates, value);
+}
+
+function named<T extends Record<string, number>>(field: string, names: T, value: number): keyof T {
+  const found = Object.entries(names).find(([, number]) => number === value);
+  if (found === undefined) throw fieldInvalid(field, 'must name a state');
+  return found[0] as keyof T;
+}
+
+export function instantOf(value: Timestamp | undefined): Instant | undefined {
+  return value === undefined ? undefined : timestampMs(value);
+}
+
+export function millisOf(value: Duration | undefined): Millis | undefined {
+  return value === undefined ? undefined : Number(value.seconds) * 1_000 + Math.floor(value.nanos / 1e6);
+}
+
+export function leaseMessage(lease: domain.Lease): Lease {
+  return create(LeaseSchema, {
+    leaseId: lease.leaseId,
+    taskId: lease.taskId,
+    agent: lease.agent,
+    workload: lease.workload,
+    tool: lease.tool,
+    tier: tiers[lease.tier],
+    provider: lease.provider,
+    state: leaseStates[lease.state],
+    outcome: lease.outcome === undefined ? LeaseOutcome.UNSPECIFIED : outcomes[lease.outcome],
+    revocationKind: kinds[lease.revocationKind],
+    issueTime: timestampFromMs(lease.issuedAt),
+    expireTime: timestampFromMs(lease.expiresAt),
+    ...optional('settleTime', time(lease.settledAt)),
+    ...optional('deadBy', time(lease.deadBy)),
+    renewedFromLeaseId: lease.renewedFrom ?? '',
+    policyRevision: lease.policyRevision,
+    policyRule: lease.policyRule,
+    settleAttempts: lease.settleAttempts,
+    settleError: lease.settleError ?? '',
+  });
+}
+
+export function taskMessage(task: domain.Task): MessageInitShape<typeof TaskSchema> {
+  return {
+    taskId: task.taskId,
+    rootTaskId: task.rootTaskId,
+    parentTaskId: task.parentTaskId ?? '',
+    intent: task.intent,
+    agent: task.agent,
+    opener: task.opener,
+    agentWorkload: task.agentWorkload ?? '',
+    tools: task.tools.map((access) => ({ tool: access.tool, tier: tiers[access.tier] })),
+    context: { ...task.context },
+    state: taskStates[task.state],
+    closeCause: task.closeCause === undefined ? CloseCause.UNSPECIFIED : causes[task.closeCause],
+    openTime: timestampFromMs(task.openedAt),
+    deadline: timestampFromMs(task.deadline),
+    ...optional('closeTime', time(task.closedAt)),
+    ...optional('settleTime', time(task.settledAt)),
+    ...optional('heartbeatInterval', task.heartbeatInterval === undefined ? undefined : durationFromMs(task.heartbeatInterval)),
+    epoch: BigInt(task.epoch),
+  };
+}
+
+export function summaryMessage(summary: domain.LeaseSummary): MessageInitShape<typeof LeaseSummarySchema> {
+  return { ...summary };
+}
+
+export function viewMessage(view: TaskView) {
+  return {
+    task: taskMessage(view.task),
+    leases: view.leases.map(leaseMessage),
+    summary: summaryMessage(view.summary),
+  };
+}
+
+export function planMessage(access: domain.ToolAccess, decision: BoundedDecision): MessageInitShape<typeof PlanEntrySchema> {
+  const base = {
+    tool: access.tool,
+    tier: tiers[access.tier],
+    effect: effects[decision.effect],
+    reason: decision.reason,
+    policyRule: decision.rule,
+  };
+  if (decision.effect !== 'allow') return base;
+  return {
+    ...base,
+    ttl: durationFromMs(decision.life),
+    provider: decision.tier.provider,
+    revocationKind: kinds[decision.tier.revocation],
+  };
+}
+
+export function credentialMessage(issued: Issued): MessageInitShape<typeof CredentialSchema> {
+  const { material } = issued;
+  return {
+    lease: leaseMessage(issued.lease),
+    renewAfter: timestampFromMs(issued.renewAfter),
+    material:
+      material.kind === 'access_token'
+        ? { case: 'accessToken', value: { token: material.token, tokenType: material.tokenType } }
+        : {
+            case: 'postgresLogin',
+            value: {
+              host: material.host,
+              port: material.port,
+              database: material.database,
+              username: material.username,
+              password: material.password,
+              sslmode: material.sslmode,
+            },
+          },
+  };
+}

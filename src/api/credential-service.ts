@@ -1,0 +1,37 @@
+import type { Credentials } from '../domain/credentials.ts';
+import { CredentialService, type IssueCredentialRequest } from '../gen/leasehold/v1/credential_service_pb.js';
+import { service } from './call.ts';
+import { credentialMessage, leaseMessage, tierOf } from './convert.ts';
+import { leaseIdField, name, taskIdField, text } from './fields.ts';
+
+export function credentialService(credentials: Credentials, newRequestId: () => string) {
+  const issueRequest = (
+    request: Pick<IssueCredentialRequest, 'requestId' | 'taskId' | 'tool' | 'tier' | 'justification'>,
+  ) => ({
+    requestId: request.requestId || newRequestId(),
+    taskId: taskIdField(request.taskId),
+    access: { tool: name('tool', request.tool), tier: tierOf('tier', request.tier) },
+    justification: text('justification', request.justification, 0, 2_000),
+  });
+
+  return service(CredentialService, {
+    issueCredential: async (request, { caller }) => ({
+      credential: credentialMessage(await credentials.issue(caller, issueRequest(request))),
+    }),
+
+    renewCredential: async (request, { caller }) => {
+      const requestId = request.requestId || newRequestId();
+      return { credential: credentialMessage(await credentials.renew(caller, leaseIdField(request.leaseId), requestId)) };
+    },
+
+    returnCredential: async (request, { caller }) => ({
+      lease: leaseMessage(await credentials.giveBack(caller, leaseIdField(request.leaseId))),
+    }),
+
+    streamCredential: async function* (request, { caller, signal }) {
+      for await (const issued of credentials.stream(caller, issueRequest(request), signal)) {
+        yield { credential: credentialMessage(issued) };
+      }
+    },
+  });
+}

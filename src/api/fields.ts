@@ -1,0 +1,46 @@
+import { fieldInvalid } from '../domain/errors.ts';
+import { isId } from '../domain/ids.ts';
+
+/** Bounds of single fields, beyond what the chain checks of every message. Each error names the proto field. */
+
+export function taskIdField(value: string): string {
+  if (!isId('tsk', value)) throw fieldInvalid('task_id', 'must be a task id such as tsk_ followed by 32 hexadecimal digits');
+  return value;
+}
+
+export function leaseIdField(value: string): string {
+  if (!isId('lse', value)) throw fieldInvalid('lease_id', 'must be a lease id such as lse_ followed by 32 hexadecimal digits');
+  return value;
+}
+
+export function text(field: string, value: string, min: number, max: number): string {
+  if (value.length < min) throw fieldInvalid(field, 'must not be empty');
+  if (value.length > max) throw fieldInvalid(field, `must be at most ${max} characters`);
+  return value;
+}
+
+const namePattern = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+export function name(field: string, value: string): string {
+  if (!namePattern.test(value)) {
+    throw fieldInvalid(field, 'must be a registered name: 1 to 63 of a-z, 0-9, dot, underscore, hyphen');
+  }
+  return value;
+}
+
+export function pageSize(value: number, fallback: number): number {
+  if (value < 0 || value > 1_000) throw fieldInvalid('page_size', 'must be between 0 and 1,000');
+  return value === 0 ? fallback : value;
+}
+
+/** Page tokens are the last id of the page before (AIP-158: opaque to the caller). */
+export function pageToken(value: string, valid: (id: string) => boolean): string | undefined {
+  if (value === '') return undefined;
+  const id = Buffer.from(value, 'base64url').toString('utf8');
+  if (!valid(id)) throw fieldInvalid('page_token', 'is not one that this method answered with');
+  return id;
+}
+
+export function nextPageToken(id: string | undefined): string {
+  return id === undefined ? '' : Buffer.from(id, 'utf8').toString('base64url');
+}

@@ -1,0 +1,126 @@
+import { createHash } from 'node:crypto';
+import { toBinary } from '@bufbuild/protobuf';
+import { fieldInvalid } from '../domain/errors.ts';
+import { isId } from '../domain/ids.ts';
+import type { ToolAccess } from '../domain/model.ts';
+import type { Tasks } from '../domain/tasks.ts';
+import { OpenTaskRequestSchema, TaskService, type OpenTaskRequest } from '../gen/leasehold/v1/task_service_pb.js';
+import { service } from './call.ts';
+import { instantOf, millisOf, planMessage, taskMessage, taskStateOf, tierOf, viewMessage } from './convert.ts';
+import { name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
+
+/** CloseTask with `wait` answers this long before the call's deadline, so that the answer still arrives. */
+const answerMargin = 250;
+const contextKey = /^[a-z][a-z0-9_.-]{0,62}$/;
+
+export function taskService(tasks: Tasks, newRequestId: () => string) {
+  return service(TaskService, {
+    openTask: async (request, { caller }) => {
+      const { task, plan, revision } = await tasks.open(caller, {
+        requestId: request.requestId || newRequestId(),
+        requestDigest: digest(request),
+        intent: text('intent', request.intent.trim(), 1, 2_000),
+        agent: name('agent', request.agent),
+        agentWorkload: request.agentWorkload === '' ? undefined : text('agent_workload', request.agentWorkload, 1, 2_048),
+        tools: wantedTools(request),
+        context: contextOf(request),
+        deadline: deadlineOf(request),
+        ttl: millisOf(request.ttl),
+        heartbeatInterval: heartbeatOf(request),
+      });
+      return {
+        task: taskMessage(task),
+        plan: plan.map(({ access, decision }) => planMessage(access, decision)),
+        policyRevision: revision,
+      };
+    },
+
+    getTask: async (request, { caller }) => viewMessage(await tasks.get(caller, taskIdField(request.taskId))),
+
+    listTasks: async (request, { caller }) => {
+      const page = await tasks.list(caller, {
+        states: request.states.map((state, index) => taskStateOf(`states[${index}]`, state)),
+        agent: request.agent === '' ? '' : name('agent', request.agent),
+        pageSize: pageSize(request.pageSize, 50),
+        after: pageToken(request.pageToken, (id) => isId('tsk', id)),
+      });
+      return { tasks: page.items.map(taskMessage), nextPageToken: nextPageToken(page.next) };
+    },
+
+    extendTask: async (request, { caller }) => {
+      const taskId = taskIdField(request.taskId);
+      const deadline = instantOf(request.deadline);
+      if (deadline === undefined) throw fieldInvalid('deadline', 'is required');
+      const justification = text('justification', request.justification, 0, 2_000);
+      return { task: taskMessage(await tasks.extend(caller, taskId, deadline, justification)) };
+    },
+
+    heartbeatTask: async (request, { caller }) => {
+      const due = await tasks.heartbeat(caller, taskIdField(request.taskId));
+      return { dueTime: timestamp(due) };
+    },
+
+    closeTask: async (request, { caller, deadline, signal }) => {
+      const wait = request.wait ? { until: deadline - answerMargin, signal } : undefined;
+      const justification = text('justification', request.justification, 0, 2_000);
+      return viewMessage(await tasks.close(caller, taskIdField(request.taskId), justification, wait));
+    },
+
+    watchTask: async function* (request, { caller, signal }) {
+      for await (const view of tasks.watch(caller, taskIdField(request.taskId), signal)) yield viewMessage(view);
+    },
+  });
+}
+
+function timestamp(ms: number) {
+  return { seconds: BigInt(Math.floor(ms / 1_000)), nanos: (ms % 1_000) * 1e6 };
+}
+
+function wantedTools(request: OpenTaskRequest): ToolAccess[] {
+  if (request.tools.length === 0) throw fieldInvalid('tools', 'must name at least one tool and tier');
+  if (request.tools.length > 64) throw fieldInvalid('tools', 'must name at most 64');
+  const seen = new Set<string>();
+  return request.tools.map((wanted, index) => {
+    const access = {
+      tool: name(`tools[${index}].tool`, wanted.tool),
+      tier: tierOf(`tools[${index}].tier`, wanted.tier),
+    };
+    const key = `${access.tool}:${access.tier}`;
+    if (seen.has(key)) throw fieldInvalid(`tools[${index}]`, `names ${key} a second time`);
+    seen.add(key);
+    return access;
+  });
+}
+
+function contextOf(request: OpenTaskRequest): Record<string, string> {
+  const entries = Object.entries(request.context);
+  if (entries.length > 64) throw fieldInvalid('context', 'must have at most 64 entries');
+  for (const [key, value] of entries) {
+    if (!contextKey.test(key)) throw fieldInvalid('context', 'keys must match [a-z][a-z0-9_.-]{0,62}');
+    text(`context["${key}"]`, value, 0, 1_024);
+  }
+  // Sorted, so that the same content has the same bytes wherever it is kept.
+  return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+function deadlineOf(request: OpenTaskRequest): number | undefined {
+  if (request.deadline !== undefined && request.ttl !== undefined) {
+    throw fieldInvalid('ttl', 'give deadline or ttl, not both');
+  }
+  return instantOf(request.deadline);
+}
+
+function heartbeatOf(request: OpenTaskRequest): number | undefined {
+  const interval = millisOf(request.heartbeatInterval);
+  if (interval !== undefined && (interval < 1_000 || interval > 86_400_000)) {
+    throw fieldInvalid('heartbeat_interval', 'must be between 1 s and 24 h');
+  }
+  return interval;
+}
+
+/** Over the request's content without its request_id (AIP-155). */
+function digest(request: OpenTaskRequest): string {
+  const context = contextOf(request);
+  const bytes = toBinary(OpenTaskRequestSchema, { ...request, requestId: '', context });
+  return createHash('sha256').update(bytes).digest('base64url');
+}
