@@ -1,5 +1,5 @@
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from 'node:crypto';
-import type { JsonWebKeyInput } from 'node:crypto';
+import type { JsonWebKeyInput, KeyObject } from 'node:crypto';
 import { link, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { SignJWT } from 'jose';
@@ -14,11 +14,13 @@ export interface SigningDomain {
   mint(svid: { workload: string; audience: string | string[]; ttl: Millis }): Promise<string>;
   /** As `mint`, with whatever header and claims; a member that is undefined is left out. For tests of a verifier. */
   sign(claims: Record<string, unknown>, header?: Record<string, unknown>): Promise<string>;
+  /** The key that signs now. For tests that forge what `sign` would not make. */
+  signingKey(): { kid: string; privateKey: KeyObject };
   /** Signs with a new key from now on. The bundle holds the new one only, or the old ones too. */
   rotate(options?: { keepOld?: boolean }): void;
 }
 
-export interface DevTrustDomain extends Omit<SigningDomain, 'rotate' | 'sign'> {
+export interface DevTrustDomain extends Omit<SigningDomain, 'rotate' | 'sign' | 'signingKey'> {
   bundlePath: string;
   keyPath: string;
 }
@@ -38,18 +40,21 @@ export function createSigningDomain(name: string, clock: Clock, initial?: Domain
   if (!isTrustDomainName(name)) throw new Error(`${name}: not the name of a trust domain (a-z, 0-9, . _ -)`);
   const state = initial ?? { name, sequence: 1, keys: [newKey()] };
 
-  const sign: SigningDomain['sign'] = (claims, header = {}) => {
+  const signingKey = () => {
     const jwk = state.keys[0]!;
-    const protectedHeader = defined({ alg: 'ES256', typ: 'JWT', kid: jwk['kid'], ...header });
-    return new SignJWT(defined(claims))
-      .setProtectedHeader(protectedHeader as { alg: string })
-      .sign(createPrivateKey({ key: jwk, format: 'jwk' } as JsonWebKeyInput));
+    return { kid: jwk['kid']!, privateKey: createPrivateKey({ key: jwk, format: 'jwk' } as JsonWebKeyInput) };
+  };
+  const sign: SigningDomain['sign'] = (claims, header = {}) => {
+    const { kid, privateKey } = signingKey();
+    const protectedHeader = defined({ alg: 'ES256', typ: 'JWT', kid, ...header });
+    return new SignJWT(defined(claims)).setProtectedHeader(protectedHeader as { alg: string }).sign(privateKey);
   };
 
   return {
     name,
     bundleJson: () => bundleOf(state),
     sign,
+    signingKey,
     async mint({ workload, audience, ttl }) {
       if (parseSpiffeId(workload)?.trustDomain !== name) {
         throw new Error(`${workload}: not a workload's SPIFFE ID in ${name}, such as spiffe://${name}/agent`);

@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto';
 import { rename, writeFile } from 'node:fs/promises';
 import type { Clock } from '../../src/domain/time.ts';
 import { createSigningDomain } from '../../src/dev/trust-domain.ts';
@@ -19,6 +20,8 @@ export interface TestTrustDomain {
   /** Replaces the file in one step. */
   writeBundle(path: string): Promise<void>;
   mint(options: MintOptions): Promise<string>;
+  /** The key that signs now, for forging what `mint` would not make. */
+  signingKey(): { kid: string; privateKey: KeyObject };
   /** Signs with a new key from now on; the old one leaves the bundle unless it is kept. */
   rotate(options?: { keepOld?: boolean }): void;
 }
@@ -30,6 +33,7 @@ export function createTestTrustDomain(name: string, clock: Clock = { now: () => 
     name,
     bundleJson: domain.bundleJson,
     rotate: domain.rotate,
+    signingKey: domain.signingKey,
     writeBundle: (path) => writeWhole(path, domain.bundleJson()),
     mint({ sub, aud, ttlMs = 300_000, header, ...claims }) {
       const now = Math.floor(clock.now() / 1000);
