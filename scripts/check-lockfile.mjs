@@ -5,7 +5,8 @@ import { run } from './lib/run.mjs';
 
 const { packages } = JSON.parse(await readFile('package-lock.json', 'utf8'));
 const located = Object.keys(packages).filter((name) => packages[name].resolved?.includes('://'));
-if (located.length > 0) console.error(`package-lock.json names a registry for ${located.length} packages: remove "resolved"`);
+if (located.length > 0)
+  console.error(`package-lock.json names a registry for ${located.length} packages: remove "resolved"`);
 const args = ['ci', '--dry-run', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
 const result = await run('npm', args, { shell: process.platform === 'win32' });
 if (result.code !== 0) {

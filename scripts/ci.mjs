@@ -9,7 +9,7 @@ import { endProcesses, findProcesses } from './lib/processes.mjs';
 const directory = await mkdtemp(join(tmpdir(), 'leasehold-ci-'));
 // Everything that a step starts inherits this, so that what it leaves behind can be found and ended by its id.
 const marker = `LEASEHOLD_CI_RUN=${randomUUID()}`;
-const env = { ...process.env, [marker.split('=')[0]]: marker.split('=')[1], FORCE_COLOR: '0' };
+const env = { ...process.env, [marker.split('=')[0]]: marker.split('=')[1], NO_COLOR: '1' };
 const sessions = new Set();
 const total = { passed: 0, failed: 0, skipped: 0 };
 

@@ -1,0 +1,88 @@
+import { toJson } from '@bufbuild/protobuf';
+import { CredentialSchema, type Credential, type PostgresLogin } from '../gen/leasehold/v1/credential_service_pb.js';
+import type { MaterialFormat } from './material-options.ts';
+import { tierName } from './names.ts';
+import { fields, iso, moment } from './output.ts';
+
+/** The answer as protobuf JSON; every response that carries a credential has this one shape. */
+export function credentialJson(credential: Credential): string {
+  return JSON.stringify({ credential: toJson(CredentialSchema, credential, { alwaysEmitImplicit: true }) });
+}
+
+/** The credential in the form that its user reads. Undefined when that form cannot hold this kind of credential. */
+export function renderMaterial(credential: Credential, format: MaterialFormat): string | undefined {
+  const { material } = credential;
+  switch (format) {
+    case 'json':
+      return `${credentialJson(credential)}\n`;
+    case 'token':
+      return material.case === 'accessToken' ? `${material.value.token}\n` : undefined;
+    case 'pgpass':
+      return material.case === 'postgresLogin' ? pgpassLine(material.value) : undefined;
+    case 'env':
+      return envLines(credential);
+  }
+}
+
+/** https://www.postgresql.org/docs/current/libpq-pgpass.html: `:` and `\` are escaped. */
+function pgpassLine(login: PostgresLogin): string {
+  const parts = [login.host, String(login.port), login.database, login.username, login.password];
+  return `${parts.map((part) => part.replace(/[\\:]/g, '\\$&')).join(':')}\n`;
+}
+
+function envLines(credential: Credential): string | undefined {
+  const variables = materialVariables(credential);
+  if (variables === undefined) return undefined;
+  const all = {
+    ...variables,
+    LEASEHOLD_LEASE_ID: credential.lease?.leaseId ?? '',
+    ...(credential.renewAfter === undefined ? {} : { LEASEHOLD_RENEW_AFTER: iso(credential.renewAfter) }),
+  };
+  // Single quotes hold everything but themselves, in every POSIX shell.
+  return Object.entries(all)
+    .map(([name, value]) => `export ${name}='${value.replaceAll("'", "'\\''")}'\n`)
+    .join('');
+}
+
+function materialVariables({ material }: Credential): Record<string, string> | undefined {
+  if (material.case === 'accessToken') return { LEASEHOLD_ACCESS_TOKEN: material.value.token };
+  if (material.case !== 'postgresLogin') return undefined;
+  const { host, port, database, username, password, sslmode } = material.value;
+  return {
+    PGHOST: host,
+    PGPORT: String(port),
+    PGDATABASE: database,
+    PGUSER: username,
+    PGPASSWORD: password,
+    ...(sslmode === '' ? {} : { PGSSLMODE: sslmode }),
+  };
+}
+
+/** For a person: the lease, then, unless it went to a file, the material that was asked for. */
+export function showCredential(credential: Credential, withMaterial: boolean): void {
+  const { lease, material } = credential;
+  fields([
+    ['lease', lease?.leaseId],
+    ['tool', lease === undefined ? '' : `${lease.tool}:${tierName(lease.tier)}`],
+    ['expires', moment(lease?.expireTime)],
+    ['renew after', moment(credential.renewAfter)],
+    ['allowed by', lease?.policyRule],
+  ]);
+  if (!withMaterial) return;
+  if (material.case === 'accessToken') {
+    fields([
+      ['type', material.value.tokenType],
+      ['token', material.value.token],
+    ]);
+  } else if (material.case === 'postgresLogin') {
+    const { host, port, database, username, password, sslmode } = material.value;
+    fields([
+      ['host', host],
+      ['port', String(port)],
+      ['database', database],
+      ['username', username],
+      ['password', password],
+      ['sslmode', sslmode],
+    ]);
+  }
+}

@@ -1,0 +1,43 @@
+import type { Tier as TierName } from '../domain/model.ts';
+import {
+  CloseCause,
+  Effect,
+  LeaseOutcome,
+  LeaseState,
+  RevocationKind,
+  TaskState,
+  Tier,
+  type Lease,
+} from '../gen/leasehold/v1/common_pb.js';
+import type { Tone } from './output.ts';
+
+/** `close_degraded` for CLOSE_DEGRADED: people read and type enum names in lower case. Unspecified is empty. */
+function lower(names: Record<number, string>): (value: number) => string {
+  return (value) => (value === 0 ? '' : (names[value]?.toLowerCase() ?? `unknown(${value})`));
+}
+
+export const tierName = lower(Tier);
+export const effectName = lower(Effect);
+export const taskStateName = lower(TaskState);
+export const leaseStateName = lower(LeaseState);
+export const outcomeName = lower(LeaseOutcome);
+export const revocationName = lower(RevocationKind);
+export const closeCauseName = lower(CloseCause);
+
+export const tierValue: Record<TierName, Tier> = { read: Tier.READ, write: Tier.WRITE, execute: Tier.EXECUTE };
+
+export function effectTone(effect: Effect): Tone {
+  return effect === Effect.ALLOW ? 'good' : effect === Effect.DENY ? 'bad' : 'warn';
+}
+
+export function taskTone(state: TaskState): Tone | undefined {
+  if (state === TaskState.OPEN) return 'good';
+  if (state === TaskState.CLOSE_DEGRADED) return 'bad';
+  return state === TaskState.CLOSING ? 'warn' : undefined;
+}
+
+export function leaseTone(lease: Lease): Tone | undefined {
+  if (lease.outcome === LeaseOutcome.IRREVOCABLE) return 'bad';
+  if (lease.state === LeaseState.ACTIVE) return 'good';
+  return lease.state === LeaseState.SETTLED ? undefined : 'warn';
+}

@@ -1,0 +1,65 @@
+import { Command } from 'commander';
+import { auditList } from './commands/audit-list.ts';
+import { completion } from './commands/completion.ts';
+import { configCheck } from './commands/config-check.ts';
+import { credentialIssue } from './commands/credential-issue.ts';
+import { credentialRenew } from './commands/credential-renew.ts';
+import { credentialReturn } from './commands/credential-return.ts';
+import { credentialStream } from './commands/credential-stream.ts';
+import { help } from './commands/help.ts';
+import { leaseList } from './commands/lease-list.ts';
+import { migrate } from './commands/migrate.ts';
+import { serve } from './commands/serve.ts';
+import { status } from './commands/status.ts';
+import { taskClose } from './commands/task-close.ts';
+import { taskExtend } from './commands/task-extend.ts';
+import { taskGet } from './commands/task-get.ts';
+import { taskList } from './commands/task-list.ts';
+import { taskOpen } from './commands/task-open.ts';
+import { taskWatch } from './commands/task-watch.ts';
+import { toolList } from './commands/tool-list.ts';
+import { version } from './commands/version.ts';
+import { group } from './define.ts';
+import { version as release } from '../version.ts';
+
+/** The whole command tree. Settings of the root come first: commander hands them down when a subcommand is made. */
+export function buildProgram(): Command {
+  const program = new Command('leasehold')
+    .description(
+      'Credential broker for AI agents: one task, one tool, one short-lived credential, all settled at close.',
+    )
+    .exitOverride()
+    // What commander would print goes through run.ts, as every other error does.
+    .configureOutput({ outputError: () => {} })
+    .helpCommand(false)
+    .showHelpAfterError(false)
+    .version(release, '-V, --version', 'print the release');
+
+  program.commandsGroup('Work:');
+  const task = group(program, 'task', 'Open, follow and close tasks');
+  for (const add of [taskOpen, taskGet, taskList, taskWatch, taskExtend, taskClose]) add(task);
+  const credential = group(program, 'credential', 'Get, renew and return credentials');
+  for (const add of [credentialIssue, credentialRenew, credentialReturn, credentialStream]) add(credential);
+
+  program.commandsGroup('Look:');
+  leaseList(group(program, 'lease', 'List leases'));
+  toolList(group(program, 'tool', 'List tools'));
+  auditList(group(program, 'audit', 'Read the audit trail'));
+  status(program);
+
+  program.commandsGroup('Run:');
+  serve(program);
+  migrate(program);
+  configCheck(group(program, 'config', 'Check the configuration'));
+
+  program.commandsGroup('Other:');
+  completion(program);
+  version(program);
+  help(program);
+  program.addHelpText(
+    'after',
+    '\nExamples:\n  # a broker for development, with everything that it needs\n  $ leasehold dev\n' +
+      '  # what the exit codes mean\n  $ leasehold help exit-codes',
+  );
+  return program;
+}
