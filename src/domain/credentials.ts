@@ -5,7 +5,7 @@ import { auditEvent, type Issued, type Issuer, type IssueRequest, type TaskCache
 import type { Lease } from './model.ts';
 import type { Settler } from './settlement.ts';
 import type { LeaseStore, Wake } from './store.ts';
-import type { Emit } from './telemetry.ts';
+import { leaseFields, type Emit } from './telemetry.ts';
 import type { Clock, Millis } from './time.ts';
 
 export interface CredentialsOptions {
@@ -43,7 +43,7 @@ export function createCredentials(options: CredentialsOptions) {
       const event = auditEvent(lease, 'lease.returned', caller.workload, now, { tool: lease.tool, tier: lease.tier }, leaseId);
       const claimed = await leases.beginReturn(lease, now + options.settler.claimFor, event);
       if (claimed !== undefined) {
-        options.emit('lease.returned', { task_id: lease.taskId, lease_id: leaseId });
+        options.emit('lease.returned', leaseFields(lease));
         await options.settler.settleNow(claimed);
       }
       return (await leases.get(caller.tenant, leaseId)) ?? lease;

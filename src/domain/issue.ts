@@ -8,7 +8,7 @@ import type { Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
 import type { Grant, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
-import type { Emit, Reached } from './telemetry.ts';
+import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
 export interface IssueRequest {
@@ -231,6 +231,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     try {
       material = await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
     } catch (error) {
+      options.emit('provider.failed', { provider: lease.provider, tool: lease.tool, operation: 'issue', error });
       await abandon(grant, 'the provider did not make the credential');
       if (error instanceof BrokerError) throw error;
       throw new BrokerError(
@@ -273,21 +274,17 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const event = auditEvent(task, 'lease.abandoned', 'broker', clock.now(), { reason }, lease.leaseId);
     try {
       await leases.abandon(lease, clock.now(), event);
-      options.emit('lease.abandoned', { task_id: lease.taskId, lease_id: lease.leaseId, reason });
+      options.emit('lease.abandoned', { ...leaseFields(lease), reason });
     } catch (error) {
-      options.emit('storage.error', { message: String((error as Error).message) });
+      options.emit('storage.failed', { operation: 'abandon', error });
     }
   }
 
   function done(grant: PreparedGrant, material: Material): Issued {
     const lease: Lease = { ...grant.lease, state: 'active' };
-    options.emit(lease.renewedFrom === undefined ? 'lease.issued' : 'lease.renewed', {
-      task_id: lease.taskId,
-      lease_id: lease.leaseId,
-      tool: lease.tool,
-      tier: lease.tier,
-      provider: lease.provider,
-    });
+    const fields = { ...leaseFields(lease), agent: lease.agent, expiresAt: lease.expiresAt };
+    if (lease.renewedFrom === undefined) options.emit('lease.issued', fields);
+    else options.emit('lease.renewed', { ...fields, renewedFrom: lease.renewedFrom });
     return { lease, material, renewAfter: renewAfter(lease) };
   }
 
@@ -354,11 +351,13 @@ export function createIssuer(options: IssuerOptions): Issuer {
       }),
     ]);
     options.emit('lease.denied', {
-      task_id: task.taskId,
+      tenant: task.tenant,
+      taskId: task.taskId,
+      agent: task.agent,
       tool: access.tool,
       tier: access.tier,
-      rule: decision.rule,
-      reason: decision.reason,
+      effect: decision.effect,
+      policyRule: decision.rule,
     });
   }
 }

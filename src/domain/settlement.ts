@@ -1,7 +1,7 @@
 import type { Lease, LeaseOutcome } from './model.ts';
 import type { Provider, TargetProvider } from './provider.ts';
 import type { SettlementStore, Settled } from './store.ts';
-import type { Emit, Reached } from './telemetry.ts';
+import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
 export interface SettlerOptions {
@@ -45,13 +45,14 @@ export function createSettler(options: SettlerOptions) {
     tick: async (): Promise<boolean> => {
       const now = clock.now();
       const done = await store.settleSelfContained(selfContained, now, batch);
+      if (done > 0) options.emit('settle.batch', { leases: done });
       const claimed = await store.claim(atTarget, now, claimFor, options.concurrency, restingTargets(now));
       if (claimed.length > 0) options.reached('settle.claimed');
       await settleAll(claimed);
       const completed = await store.completeTasks(clock.now(), batch);
-      for (const task of completed) options.emit('task.settled', { task_id: task.taskId });
+      for (const task of completed) options.emit('task.closed', task);
       const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
-      for (const task of degraded) options.emit('task.degraded', { task_id: task.taskId });
+      for (const task of degraded) options.emit('settle.degraded', task);
       return done === batch || claimed.length === options.concurrency;
     },
 
@@ -82,7 +83,12 @@ export function createSettler(options: SettlerOptions) {
     await store.settled(settled, clock.now());
     options.reached('settle.recorded');
     for (const { lease, outcome } of settled) {
-      options.emit('lease.settled', { task_id: lease.taskId, lease_id: lease.leaseId, outcome });
+      options.emit('lease.settled', {
+        ...leaseFields(lease),
+        outcome,
+        cause: lease.settleCause ?? '',
+        attempts: lease.settleAttempts,
+      });
     }
   }
 
@@ -102,19 +108,15 @@ export function createSettler(options: SettlerOptions) {
     const now = clock.now();
     const message = error instanceof Error ? error.message : String(error);
     if (now > lease.expiresAt + options.giveUpAfter) {
-      options.emit('settle.irrevocable', { task_id: lease.taskId, lease_id: lease.leaseId, error: message });
+      options.emit('lease.irrevocable', { ...leaseFields(lease), attempts: lease.settleAttempts, error });
       await store.failed(lease, message, now + claimFor);
       return { lease, outcome: 'irrevocable', deadBy: undefined };
     }
     const failures = (resting.get(target)?.failures ?? 0) + 1;
     if (resting.size < 1_000) resting.set(target, { until: now + pause(failures), failures });
-    await store.failed(lease, message, now + pause(lease.settleAttempts));
-    options.emit('settle.failed', {
-      task_id: lease.taskId,
-      lease_id: lease.leaseId,
-      attempts: lease.settleAttempts,
-      error: message,
-    });
+    const retryInMs = pause(lease.settleAttempts);
+    await store.failed(lease, message, now + retryInMs);
+    options.emit('settle.failed', { ...leaseFields(lease), attempts: lease.settleAttempts, retryInMs, error });
     return undefined;
   }
 

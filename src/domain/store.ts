@@ -117,6 +117,8 @@ export interface Settled {
   deadBy: Instant | undefined;
 }
 
+export type FinishedTask = Pick<Task, 'tenant' | 'taskId' | 'state'>;
+
 export interface SettlementStore {
   /**
    * Settles due leases of self-contained providers in one transaction: outcome by kind and cause, feed entries, events.
@@ -139,9 +141,9 @@ export interface SettlementStore {
   settled(results: Settled[], now: Instant): Promise<void>;
   failed(lease: Lease, error: string, retryAt: Instant): Promise<void>;
   /** Closing tasks without unsettled leases become `closed`; returns their ids. */
-  completeTasks(now: Instant, limit: number): Promise<{ tenant: string; taskId: string }[]>;
+  completeTasks(now: Instant, limit: number): Promise<FinishedTask[]>;
   /** Tasks that are closing since before `since` become `close_degraded`. */
-  degradeTasks(since: Instant, now: Instant): Promise<{ tenant: string; taskId: string }[]>;
+  degradeTasks(since: Instant, now: Instant): Promise<FinishedTask[]>;
   /** When the next lease is due, undefined when none is. */
   nextDue(): Promise<Instant | undefined>;
   forgetRevocations(now: Instant): Promise<number>;

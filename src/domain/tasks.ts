@@ -87,7 +87,10 @@ export function createTasks(options: TasksOptions) {
       if (result.requestDigest !== requestDigest) {
         throw new BrokerError('REQUEST_ID_REUSED', 'this request_id opened another task: send a new one');
       }
-      if (result.inserted) emit('task.opened', { task_id: task.taskId, agent: task.agent, opener: task.opener });
+      if (result.inserted) {
+        const { tenant, taskId, agent, opener, tools } = task;
+        emit('task.opened', { tenant, taskId, agent, opener, tools: tools.length });
+      };
       // A retry gets the task as it is now, and a plan as of now.
       return {
         task: result.task,
@@ -125,7 +128,7 @@ export function createTasks(options: TasksOptions) {
       if (task.state === 'open' && task.deadline === deadline) return task;
       const changed = task.state === 'open' ? await tasks.extend(task, deadline, event) : undefined;
       if (changed === undefined) throw taskClosed((await tasks.get(task.tenant, taskId)) ?? task);
-      emit('task.extended', { task_id: taskId });
+      emit('task.extended', { tenant: task.tenant, taskId, deadline });
       return changed;
     },
 
@@ -272,7 +275,7 @@ export function createTasks(options: TasksOptions) {
     if (result === undefined) throw taskNotFound(task.taskId);
     options.reached('close.committed');
     if (result.changed) {
-      emit('task.closed', { task_id: task.taskId, cause, actor });
+      emit('task.closing', { tenant: task.tenant, taskId: task.taskId, cause });
       options.kickSettler();
     }
     void cache.refresh(task.tenant, task.taskId);

@@ -1,12 +1,39 @@
-import type { AuditKind } from './audit.ts';
+import type { Lease } from './model.ts';
 
-/** What the broker tells its operators, besides what it writes into the audit: log line and counter per name. */
-export type DomainEvent = AuditKind | 'settle.failed' | 'settle.irrevocable' | 'storage.error' | 'worker.failed';
+interface OfTask {
+  tenant: string;
+  taskId: string;
+}
 
-export type EventFields = Readonly<Record<string, string | number | boolean | undefined>>;
+interface OfLease extends OfTask {
+  leaseId: string;
+  tool: string;
+  tier: string;
+  provider: string;
+}
 
-/** The names' rows (level, line, counter) are in `observability/events.ts`; nobody invents one at a call site. */
-export type Emit = (event: DomainEvent, fields: EventFields) => void;
+/** What the domain tells operators, besides what it writes into the audit. Ids and names only, never a secret or free text of a caller. */
+export interface DomainEvents {
+  'task.opened': OfTask & { agent: string; opener: string; tools: number };
+  'task.extended': OfTask & { deadline: number };
+  'task.closing': OfTask & { cause: string };
+  'task.closed': OfTask & { state: string };
+  'lease.issued': OfLease & { agent: string; expiresAt: number };
+  'lease.renewed': OfLease & { agent: string; renewedFrom: string; expiresAt: number };
+  'lease.denied': OfTask & { agent: string; tool: string; tier: string; effect: string; policyRule: string };
+  'lease.abandoned': OfLease & { reason: string };
+  'lease.returned': OfLease;
+  'lease.settled': OfLease & { outcome: string; cause: string; attempts: number };
+  'lease.irrevocable': OfLease & { attempts: number; error: unknown };
+  'settle.batch': { leases: number };
+  'settle.failed': OfLease & { attempts: number; retryInMs: number; error: unknown };
+  'settle.degraded': OfTask;
+  'storage.failed': { operation: string; error: unknown };
+  'provider.failed': { provider: string; tool: string; operation: string; error: unknown };
+}
+
+/** The rows behind the names (level, line, counter) are in `observability/events.ts`; no call site invents one. */
+export type Emit = <K extends keyof DomainEvents>(name: K, fields: DomainEvents[K]) => void;
 
 /** Where the process may be killed in a fault test. The composition root passes a no-op. */
 export type FaultPoint =
@@ -19,3 +46,8 @@ export type FaultPoint =
   | 'settle.recorded';
 
 export type Reached = (point: FaultPoint) => void;
+
+export function leaseFields(lease: Lease): OfLease {
+  const { tenant, taskId, leaseId, tool, tier, provider } = lease;
+  return { tenant, taskId, leaseId, tool, tier, provider };
+}

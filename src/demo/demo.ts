@@ -1,0 +1,83 @@
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { createClient, type Interceptor } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-node';
+import { startDev, type Dev } from '../dev/dev.ts';
+import { AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
+import { CredentialService } from '../gen/leasehold/v1/credential_service_pb.js';
+import { TaskService } from '../gen/leasehold/v1/task_service_pb.js';
+import { followRevocations } from '../verifier/follow-revocations.ts';
+import { createVerifier } from '../verifier/verifier.ts';
+import { startReportsTool, type ReportsTool } from './reports-tool.ts';
+import { tellStory, type Cast } from './story.ts';
+import { createTeller } from './teller.ts';
+
+export interface DemoOptions {
+  json: boolean;
+  write: (line: string) => void;
+  /** For people only: what takes long. */
+  progress: (line: string) => void;
+}
+
+/** Plays the life of one task on real parts. False when any step failed. */
+export async function runDemo(options: DemoOptions): Promise<boolean> {
+  const dir = await mkdtemp(path.join(tmpdir(), 'leasehold-demo-'));
+  const teller = createTeller(options.json, options.write);
+  const log: string[] = [];
+  let dev: Dev | undefined;
+  let tool: ReportsTool | undefined;
+  const feedStop = new AbortController();
+  try {
+    const progress = options.json ? () => undefined : options.progress;
+    await teller.step('start', 'A database, a trust domain and a broker start on this machine.', async () => {
+      dev = await startDev({ dir, progress, write: (line) => log.push(line) });
+      const verifier = createVerifier({
+        issuer: dev.httpUrl,
+        audience: 'https://reports.example.test',
+        jwks: new URL(`${dev.httpUrl}/.well-known/jwks.json`),
+        feed: followRevocations({
+          baseUrl: dev.httpUrl,
+          token: () => Promise.resolve(readToken(dev!, 'reports')),
+          clock: { now: () => Date.now() },
+          signal: feedStop.signal,
+        }),
+        stalenessBound: 10_000,
+        clock: { now: () => Date.now() },
+      });
+      tool = await startReportsTool(verifier);
+      return { grpc: `127.0.0.1:${dev.broker.grpcPort}`, http: dev.httpUrl, tool: tool.url };
+    });
+    await tellStory(teller, castOf(dev!, tool!));
+  } catch (error) {
+    if (teller.ok()) throw error;
+    options.progress(`the demo stopped there; the broker's last lines:\n${log.slice(-15).join('')}`);
+  } finally {
+    feedStop.abort();
+    await tool?.stop();
+    await dev?.stop();
+    await rm(dir, { recursive: true, force: true });
+  }
+  return teller.ok();
+}
+
+function readToken(dev: Dev, name: string): string {
+  return readFileSync(dev.tokens[name]!, 'utf8');
+}
+
+function castOf(dev: Dev, tool: ReportsTool): Cast {
+  const as = (name: string) => {
+    const authorize: Interceptor = (next) => (request) => {
+      request.header.set('authorization', `Bearer ${readToken(dev, name)}`);
+      return next(request);
+    };
+    return createConnectTransport({ baseUrl: dev.httpUrl, httpVersion: '1.1', interceptors: [authorize] });
+  };
+  return {
+    orchestrator: createClient(TaskService, as('orchestrator')),
+    agent: createClient(CredentialService, as('analyst')),
+    auditor: createClient(AuditService, as('auditor')),
+    toolUrl: tool.url,
+  };
+}

@@ -1,0 +1,61 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+
+/** A database as an estate might have it: some data, group roles, and the broker's own least-privilege login. */
+export interface SampleTarget {
+  host: string;
+  port: number;
+  database: string;
+  /** CREATEROLE, ADMIN on the two groups, nothing else. */
+  user: string;
+  password: string;
+}
+
+/**
+ * Makes the sample target `name` in the cluster of `superuserUrl`, or resets the broker's password there. Group roles
+ * are `<name>_read` and `<name>_write`.
+ */
+export async function prepareSampleTarget(superuserUrl: string, name: string): Promise<SampleTarget> {
+  if (!/^[a-z][a-z0-9_]{0,40}$/.test(name)) throw new Error(`${name}: not a plain database name`);
+  const admin = `${name}_leasehold`;
+  const password = randomBytes(24).toString('base64url');
+  await withClient(superuserUrl, async (client) => {
+    for (const role of [`${name}_read`, `${name}_write`, admin]) await createRole(client, role);
+    await client.query(`ALTER ROLE ${admin} LOGIN CREATEROLE PASSWORD '${password}'`);
+    // What it may do to the logins that it makes, it is given on each by PostgreSQL itself (CREATEROLE, version 16 on).
+    await client.query(`ALTER ROLE ${admin} SET createrole_self_grant = 'set, inherit'`);
+    await client.query(`GRANT ${name}_read, ${name}_write TO ${admin} WITH ADMIN OPTION`);
+    const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [name]);
+    if (rowCount === 0) await client.query(`CREATE DATABASE ${name}`);
+  });
+  const url = new URL(superuserUrl);
+  url.pathname = `/${name}`;
+  await withClient(url.href, (client) =>
+    client.query(`
+      REVOKE ALL ON SCHEMA public FROM PUBLIC;
+      GRANT USAGE ON SCHEMA public TO ${name}_read, ${name}_write;
+      CREATE TABLE IF NOT EXISTS orders (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer text NOT NULL, total numeric(10, 2) NOT NULL);
+      INSERT INTO orders (customer, total)
+        SELECT v.* FROM (VALUES ('Amsel GmbH', 120.50), ('Brook Ltd', 89.00), ('Corvo SA', 1410.00)) AS v
+        WHERE NOT EXISTS (SELECT FROM orders);
+      GRANT SELECT ON orders TO ${name}_read;
+      GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO ${name}_write`),
+  );
+  return { host: url.hostname, port: Number(url.port || 5432), database: name, user: admin, password };
+}
+
+async function createRole(client: pg.Client, role: string): Promise<void> {
+  const { rowCount } = await client.query('SELECT FROM pg_roles WHERE rolname = $1', [role]);
+  if (rowCount === 0) await client.query(`CREATE ROLE ${role}`);
+}
+
+async function withClient(url: string, work: (client: pg.Client) => Promise<unknown>): Promise<void> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, application_name: 'leasehold dev' });
+  await client.connect();
+  try {
+    await work(client);
+  } finally {
+    await client.end();
+  }
+}

@@ -1,0 +1,24 @@
+import type { Attestation, Caller, Role } from './caller.ts';
+import type { PolicyRevision, PolicySource } from './policy.ts';
+
+/**
+ * What an attested workload may be to the broker: roles from configuration, agents from the running policy revision. Kept
+ * per attestation, which is one object for as long as its token is cached, and worked out again under a new revision.
+ */
+export function createCallerResolver(
+  rolesOf: (workload: string) => ReadonlySet<Role>,
+  policy: PolicySource,
+): (attestation: Attestation) => Caller {
+  const known = new WeakMap<Attestation, { revision: PolicyRevision; caller: Caller }>();
+  return (attestation) => {
+    const revision = policy.current();
+    const hit = known.get(attestation);
+    if (hit?.revision === revision) return hit.caller;
+    const agents = revision.agentsOf(attestation.workload);
+    const granted = rolesOf(attestation.workload);
+    const roles: ReadonlySet<Role> = agents.size === 0 ? granted : new Set<Role>([...granted, 'agent']);
+    const caller: Caller = Object.freeze({ ...attestation, roles, agents });
+    known.set(attestation, { revision, caller });
+    return caller;
+  };
+}

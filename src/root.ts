@@ -1,0 +1,383 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { setTimeout as timer } from 'node:timers/promises';
+import { adminService, type Component } from './api/admin-service.ts';
+import { auditService } from './api/audit-service.ts';
+import { credentialService } from './api/credential-service.ts';
+import { revocationService } from './api/revocation-service.ts';
+import { taskService } from './api/task-service.ts';
+import { createAttestation } from './attestors/attestation.ts';
+import { createJwtSvidAttestor } from './attestors/jwt-svid/attestor.ts';
+import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
+import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
+import { createOidcAttestor } from './attestors/oidc/attestor.ts';
+import type { Config, TargetConfig } from './config/config.ts';
+import { resolveRoles } from './config/roles.ts';
+import { readSealingKey } from './config/secret-source.ts';
+import type { Attestor } from './domain/attestor.ts';
+import { createCallerResolver } from './domain/callers.ts';
+import { createCredentials } from './domain/credentials.ts';
+import { idFactory } from './domain/ids.ts';
+import { createIssuer } from './domain/issue.ts';
+import type { Provider } from './domain/provider.ts';
+import { createSettler } from './domain/settlement.ts';
+import { createTasks } from './domain/tasks.ts';
+import type { Reached } from './domain/telemetry.ts';
+import type { Clock, Millis } from './domain/time.ts';
+import { createSealer } from './keys/seal.ts';
+import { createKeyRing } from './keys/signing-keys.ts';
+import { createMonitor } from './monitor.ts';
+import { createObservability } from './observability/observability.ts';
+import { describeRevision } from './policy/describe-revision.ts';
+import { watchPolicy } from './policy/watch-policy.ts';
+import { createJwtProvider } from './providers/jwt/provider.ts';
+import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
+import { createPostgresProvider } from './providers/postgres/provider.ts';
+import { createRecordedPolicy } from './recorded-policy.ts';
+import { createDoors } from './server/doors.ts';
+import type { HttpRoute } from './server/http.ts';
+import { openStorage } from './storage/storage.ts';
+import { createTaskCache } from './storage/task-cache.ts';
+import { version } from './version.ts';
+import { startLoop } from './workers/loop.ts';
+
+export interface BrokerOptions {
+  config: Config;
+  clock?: Clock;
+  /** Receives log lines. */
+  write?: (line: string) => void;
+  /** For fault tests: called where the process may be killed. */
+  reached?: Reached;
+}
+
+export interface Broker {
+  grpcPort: number;
+  httpPort: number;
+  /** Answers what is in flight, tells open streams, then lets go of everything. */
+  stop(graceMs?: Millis): Promise<void>;
+}
+
+const tenant = 'default';
+const jwksCacheAge: Millis = 300_000;
+const statusListTtl: Millis = 15_000;
+const maxClockOffset: Millis = 10_000;
+
+/** The composition root: configuration in, running broker out. The only place that wires. */
+export async function startBroker(options: BrokerOptions): Promise<Broker> {
+  const { config } = options;
+  const clock = options.clock ?? { now: () => Date.now() };
+  const reached = options.reached ?? (() => undefined);
+  const observability = createObservability({
+    ...config.log,
+    write: options.write ?? ((line) => void process.stderr.write(line)),
+    processMetrics: true,
+  });
+  const { emit } = observability;
+  const newId = idFactory(() => clock.now(), randomBytes);
+  const replicaId = newId('rep');
+  const startedAt = clock.now();
+  emit('broker.starting', { version, replicaId });
+
+  // What was opened is closed in reverse order, at a failed start as well as at a stop.
+  const closers: (() => Promise<void> | void)[] = [];
+  const closeAll = async () => {
+    for (const close of closers.splice(0).reverse()) await close();
+  };
+  try {
+    if (config.database === undefined) {
+      throw new Error(`${config.file}: database: is required to serve; \`leasehold dev\` brings a database of its own`);
+    }
+    const storage = await openStorage({
+      url: config.database.url.read(),
+      poolSize: config.database.poolSize,
+      ...(config.database.caFile === undefined ? {} : { ssl: { ca: readFileSync(config.database.caFile, 'utf8') } }),
+      onError: (error) => emit('storage.failed', { operation: 'connection', error }),
+    });
+    closers.push(() => storage.close());
+
+    const monitor = createMonitor({
+      clock,
+      clockOffset: () => storage.clockOffset(() => clock.now()),
+      maxClockOffset,
+      onLost: (error) => emit('storage.lost', { error }),
+      onRestored: (downMs) => emit('storage.restored', { downMs }),
+      onSkew: (skewMs) => emit('storage.clock_skew', { skewMs }),
+    });
+    await monitor.check();
+
+    const watched = await watchPolicy({
+      directory: config.policy.directory,
+      knownTargets: Object.keys(config.targets),
+      onRevision: (revision) => {
+        policy.offer(revision);
+        void policy.record().catch((error: unknown) => emit('storage.failed', { operation: 'record-revision', error }));
+      },
+      onError: (error) => emit('policy.refused', error),
+    });
+    closers.push(() => watched.close());
+    const policy = createRecordedPolicy(
+      (revision) => storage.recordRevision(revision, describeRevision(revision), clock.now()),
+      () => watched.lastError(),
+      (revision) =>
+        emit('policy.loaded', { revision: revision.digest, agents: revision.agents.size, tools: revision.tools.size }),
+    );
+    policy.offer(watched.current());
+    await policy.record();
+
+    const keyRing = createKeyRing({
+      pool: storage.pool,
+      sealer: createSealer({ current: sealingKey(config) }),
+      clock,
+      tenant,
+      rotateEvery: config.keys.rotateEvery,
+      publishAhead: config.keys.publishAhead,
+      maxTokenLife: config.tasks.maxTtl,
+      cacheAge: jwksCacheAge,
+      skew: 60_000,
+      maxClockOffset,
+    });
+    await keyRing.start();
+
+    const { issuer } = config.broker;
+    const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes });
+    closers.push(() => postgres.close());
+    const providers = new Map<string, Provider>([
+      [
+        'jwt',
+        createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) }),
+      ],
+      ['postgres', postgres],
+    ]);
+
+    const attestation = createAttestation({ attestors: attestors(config, clock), clock, cacheSize: 50_000 });
+    closers.push(() => attestation.close());
+    const callerOf = createCallerResolver(resolveRoles(config.access), policy);
+
+    const cache = createTaskCache(storage.tasks, storage.wake, 50_000);
+    const settler = createSettler({
+      clock,
+      store: storage.settlement,
+      providers,
+      concurrency: 16,
+      revokeTimeout: 10_000,
+      settleBound: config.tasks.settleBound,
+      giveUpAfter: 24 * 3_600_000,
+      random: Math.random,
+      reached,
+      emit,
+    });
+    const worker = (name: string, interval: Millis, round: () => Promise<boolean>) => {
+      const loop = startLoop({ interval, round, onError: (error) => emit('worker.failed', { worker: name, error }) });
+      closers.push(() => loop.stop());
+      return loop;
+    };
+    const settling = worker('settle', 1_000, () => settler.tick());
+    closers.push(storage.wake.onTask(() => settling.kick()));
+
+    const tasks = createTasks({
+      clock,
+      newId,
+      policy,
+      tasks: storage.tasks,
+      leases: storage.leases,
+      cache,
+      wake: storage.wake,
+      defaultTtl: config.tasks.defaultTtl,
+      maxTtl: config.tasks.maxTtl,
+      kickSettler: () => settling.kick(),
+      sleep,
+      reached,
+      emit,
+    });
+    worker('expire', 500, async () => (await tasks.closeDue(100)) === 100);
+    worker('monitor', 2_000, async () => {
+      await monitor.check();
+      await policy.record();
+      await keyRing.tick();
+      return false;
+    });
+    worker('forget', 60_000, async () => {
+      await storage.settlement.forgetRevocations(clock.now() - 60_000);
+      return false;
+    });
+
+    const issuerOptions = {
+      clock,
+      newId,
+      policy,
+      providers,
+      cache,
+      tasks: storage.tasks,
+      leases: storage.leases,
+      writer: storage.writer,
+      renewalOverlap: config.tasks.renewalOverlap,
+      admit: () => monitor.admit(),
+      reached,
+      emit,
+    };
+    const credentials = createCredentials({
+      clock,
+      issuer: createIssuer(issuerOptions),
+      settler,
+      leases: storage.leases,
+      cache,
+      wake: storage.wake,
+      newRequestId: randomUUID,
+      sleep,
+      emit,
+    });
+
+    const components = async (): Promise<Component[]> => [
+      monitor.status(),
+      { name: 'policy', ready: true, detail: watched.lastError() ?? policy.current().digest },
+      { name: 'signing-keys', ...keyRing.status(clock.now()) },
+      ...attestation.status(),
+      ...(await postgres.check(AbortSignal.timeout(3_000))),
+    ];
+    const doors = createDoors({
+      grpc: config.server.grpc,
+      http: config.server.http,
+      limits: {
+        maxMessageBytes: config.server.limits.maxMessageBytes,
+        callsPerSecond: config.server.limits.callsPerSecond,
+        burst: config.server.limits.burst,
+        streamsPerCaller: config.server.limits.maxStreams,
+        maxDeadlineMs: config.server.limits.maxDeadline,
+        defaultDeadlineMs: config.server.limits.defaultDeadline,
+      },
+      services: [
+        taskService(tasks, randomUUID),
+        credentialService(credentials, randomUUID),
+        revocationService({ clock, store: storage.revocations, wake: storage.wake, sleep }),
+        auditService(tasks, storage.audit),
+        adminService({
+          version,
+          replicaId,
+          startedAt,
+          schemaVersion: storage.schemaVersion,
+          policy,
+          leases: storage.leases,
+          components,
+        }),
+      ],
+      authenticate: async (token) => callerOf(await attestation.attest(token)),
+      clock,
+      ready: () => {
+        const parts = [monitor.status(), { name: 'signing-keys', ...keyRing.status(clock.now()) }];
+        return { ready: parts.every((part) => part.ready), components: parts };
+      },
+      routes: [
+        jwksRoute(() => keyRing.jwks()),
+        statusListRoute(async (number) =>
+          buildStatusListToken({
+            uri: `${issuer}/status-lists/${number}`,
+            issuer,
+            revoked: await storage.revocations.revokedIndexes(number, statusListSize, clock.now()),
+            signer: keyRing.signer(clock.now()),
+            now: clock.now(),
+            ttl: statusListTtl,
+            life: statusListTtl * 4,
+          }),
+        ),
+      ],
+      observability,
+    });
+    const ports = await doors.start();
+    emit('broker.ready', ports);
+    return {
+      ...ports,
+      stop: async (graceMs = config.server.shutdownGrace) => {
+        await doors.stop(graceMs);
+        await closeAll();
+      },
+    };
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+}
+
+/** Resolves early, without an error, when the signal aborts. */
+async function sleep(ms: Millis, signal: AbortSignal): Promise<void> {
+  await timer(ms, undefined, { signal }).catch(() => undefined);
+}
+
+function sealingKey(config: Config): Uint8Array {
+  if (config.keys.sealingKey === undefined) {
+    throw new Error(
+      `${config.file}: keys.sealingKeyFile or keys.sealingKeyEnv: is required to serve; make a key with \`openssl rand -base64 32\``,
+    );
+  }
+  return readSealingKey(config.keys.sealingKey);
+}
+
+function attestors(config: Config, clock: Clock): Attestor[] {
+  const { attestation } = config;
+  const timeout = 5_000;
+  return [
+    ...attestation.trustDomains.map((domain) =>
+      createJwtSvidAttestor({
+        trustDomain: domain.name,
+        tenant: domain.tenant,
+        audiences: [...domain.audiences],
+        bundle:
+          'file' in domain.bundle
+            ? fileBundle({ path: domain.bundle.file, clock, staleAfter: domain.staleAfter })
+            : httpsBundle({ ...domain.bundle, clock, staleAfter: domain.staleAfter, timeout }),
+        maxLifetime: domain.maxTokenLifetime,
+        skew: attestation.clockSkew,
+      }),
+    ),
+    ...attestation.oidc.map((provider) =>
+      createOidcAttestor({
+        issuer: provider.issuer,
+        tenant: provider.tenant,
+        audiences: [...provider.audiences],
+        requiredClaims: Object.fromEntries(
+          Object.entries(provider.requiredClaims).map(([claim, values]) => [claim, [...values]]),
+        ),
+        workload: provider.workload,
+        maxLifetime: provider.maxTokenLifetime,
+        skew: attestation.clockSkew,
+        staleAfter: provider.staleAfter,
+        jwksUri: provider.jwksUri,
+        caFile: provider.caFile,
+        clock,
+        timeout,
+      }),
+    ),
+  ];
+}
+
+function postgresTargets(targets: Readonly<Record<string, TargetConfig>>) {
+  return Object.fromEntries(
+    Object.entries(targets).map(([name, target]) => [
+      name,
+      {
+        host: target.connect.host,
+        port: target.connect.port,
+        connectHost: target.host,
+        connectPort: target.port,
+        database: target.database,
+        user: target.user,
+        password: target.password.read(),
+        sslmode: target.sslmode,
+        ...(target.caFile === undefined ? {} : { ca: readFileSync(target.caFile, 'utf8') }),
+        poolSize: target.poolSize,
+        issueTimeout: target.issueTimeout,
+      },
+    ]),
+  );
+}
+
+function jwksRoute(jwks: () => object): HttpRoute {
+  return {
+    method: 'GET',
+    path: '/.well-known/jwks.json',
+    handler: () => ({
+      status: 200,
+      headers: { 'content-type': 'application/jwk-set+json', 'cache-control': `public, max-age=${jwksCacheAge / 1_000}` },
+      body: JSON.stringify(jwks()),
+    }),
+  };
+}
