@@ -37,7 +37,7 @@ interface DomainState {
 const refreshHintSeconds = 60;
 
 export function createSigningDomain(name: string, clock: Clock, initial?: DomainState): SigningDomain {
-  if (!isTrustDomainName(name)) throw new Error(`${name}: not the name of a trust domain (a-z, 0-9, . _ -)`);
+  checkName(name);
   const state = initial ?? { name, sequence: 1, keys: [newKey()] };
 
   const signingKey = () => {
@@ -78,6 +78,8 @@ export async function openDevTrustDomain(
   name: string,
   clock: Clock = { now: () => Date.now() },
 ): Promise<DevTrustDomain> {
+  // Before anything is kept under a name that could never be opened again.
+  checkName(name);
   const keyPath = path.join(dir, 'trust-domain-key.json');
   const bundlePath = path.join(dir, 'bundle.json');
   await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -86,6 +88,10 @@ export async function openDevTrustDomain(
   const { bundleJson, mint } = createSigningDomain(name, clock, state);
   await replaceFile(bundlePath, bundleJson(), 0o644);
   return { name, keyPath, bundlePath, bundleJson, mint };
+}
+
+function checkName(name: string): void {
+  if (!isTrustDomainName(name)) throw new Error(`${name}: not the name of a trust domain (a-z, 0-9, . _ -)`);
 }
 
 function newKey(): PrivateJwk {

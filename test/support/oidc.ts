@@ -51,7 +51,7 @@ export async function startOidcProvider(options: TestOidcOptions = {}): Promise<
   await once(server, 'listening');
   const issuer = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const restart = () => {
-    listener = new Provider(issuer, configuration(keys, algorithm, options)).callback();
+    listener = quietly(() => new Provider(issuer, configuration(keys, algorithm, options)).callback());
   };
   restart();
 
@@ -80,6 +80,17 @@ export async function startOidcProvider(options: TestOidcOptions = {}): Promise<
       await closed;
     },
   };
+}
+
+/** It warns, each time anew, that it is set up for a test. */
+function quietly<T>(work: () => T): T {
+  const { info, warn } = console;
+  Object.assign(console, { info: () => undefined, warn: () => undefined });
+  try {
+    return work();
+  } finally {
+    Object.assign(console, { info, warn });
+  }
 }
 
 function configuration(keys: Jwk[], alg: string, { claims = {}, ttlSeconds = 300 }: TestOidcOptions) {

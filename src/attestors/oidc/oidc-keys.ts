@@ -21,9 +21,10 @@ const maxBytes = 262_144;
 
 /** An issuer's JWKS, by OpenID Connect Discovery 1.0 §4 unless its address is given. */
 export function createOidcKeys({ issuer, jwksUri, caFile, random, ...timing }: OidcKeysOptions): KeySource {
-  const issuerUrl = checkUrl(issuer, 'issuer');
+  checkUrl(issuer, 'issuer');
   // OpenID Connect Core §2: neither query nor fragment.
   if (/[?#]/.test(issuer)) throw new Error(`issuer ${issuer}: must have neither query nor fragment`);
+  const discovery = new URL(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`);
   const given = jwksUri === undefined ? undefined : checkUrl(jwksUri, 'jwksUri');
 
   return createRemoteKeys({
@@ -33,23 +34,22 @@ export function createOidcKeys({ issuer, jwksUri, caFile, random, ...timing }: O
     async load(signal) {
       const get = { caFile, maxBytes, signal };
       // Discovered each time: two small requests a few times an hour, and an address that moved is followed.
-      const url = given ?? (await discover(issuer, issuerUrl, (at) => httpsGet(at, get)));
+      const url = given ?? jwksUriOf(parseStrictObject(await httpsGet(discovery, get)), issuer);
       const { keys } = parseStrictObject(await httpsGet(url, get));
       return importKeys(keys, ({ use }) => (use === undefined || use === 'sig' ? undefined : '`use` is not sig'));
     },
   });
 }
 
-async function discover(issuer: string, issuerUrl: URL, get: (url: URL) => Promise<Buffer>): Promise<URL> {
-  const document = parseStrictObject(
-    await get(new URL(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`)),
-  );
+/** Where the issuer's discovery document says that its keys are. */
+export function jwksUriOf(document: Record<string, unknown>, issuer: string): URL {
   // §4.3: exactly, or one provider could name another's keys as its own.
   if (document['issuer'] !== issuer) throw new Error(`discovery of ${issuer} names another issuer`);
   if (typeof document['jwks_uri'] !== 'string') throw new Error(`discovery of ${issuer} has no jwks_uri`);
   const url = checkUrl(document['jwks_uri'], 'jwks_uri');
-  if (url.protocol === 'http:' && !isLoopback(issuerUrl))
-    throw new Error(`discovery of ${issuer}: jwks_uri is not https`);
+  if (url.protocol === 'http:' && !isLoopback(new URL(issuer))) {
+    throw new Error(`discovery of ${issuer}: jwks_uri must be https`);
+  }
   return url;
 }
 

@@ -12,6 +12,7 @@ import { audience, limits } from '../attestor-suite.ts';
 import type { AttestorFixture } from '../attestor-suite.ts';
 
 export interface SvidFixture extends AttestorFixture {
+  source: KeySource;
   publish(bundle: string): Promise<void>;
   domain: ReturnType<typeof createTestTrustDomain>;
 }
@@ -41,6 +42,7 @@ async function svidFixture(open: (bundle: string, clock: ReturnType<typeof manua
     attestor,
     clock,
     domain,
+    source,
     publish,
     breakDown,
     expected: { workload: sub, tenant: 'acme', kind: 'jwt-svid', issuer: 'acme.test' },
