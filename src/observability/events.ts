@@ -1,3 +1,4 @@
+import type { DomainEvents } from '../domain/telemetry.ts';
 import type { Level } from './log.ts';
 
 /** What every event may carry besides its own fields. */
@@ -6,19 +7,9 @@ interface Common {
   traceId?: string | undefined;
   spanId?: string | undefined;
 }
-interface OfTask extends Common {
-  tenant: string;
-  taskId: string;
-}
-interface OfLease extends OfTask {
-  leaseId: string;
-  tool: string;
-  tier: string;
-  provider: string;
-}
 
 /** The fields of each event. Ids and names only: never a token, a password or free text of a caller. */
-export interface EventFields {
+export interface EventFields extends DomainEvents {
   'broker.starting': Common & { version: string; replicaId: string };
   'broker.ready': Common & { grpcPort: number; httpPort: number };
   'broker.stopping': Common & { graceMs: number; unary: number; streams: number };
@@ -41,22 +32,6 @@ export interface EventFields {
   'rpc.failed': Common & { method: string; door: string; incident: string; workload: string; cause: unknown };
   'http.failed': Common & { path: string; incident: string; cause: unknown };
 
-  'task.opened': OfTask & { agent: string; opener: string; tools: number };
-  'task.extended': OfTask & { deadline: number };
-  'task.closing': OfTask & { cause: string; tasks: number };
-  'task.closed': OfTask & { cause: string; state: string; durationMs: number };
-  'task.heartbeat_lost': OfTask & { opener: string };
-
-  'lease.issued': OfLease & { agent: string; expiresAt: number };
-  'lease.renewed': OfLease & { agent: string; renewedFrom: string; expiresAt: number };
-  'lease.denied': OfTask & { agent: string; tool: string; tier: string; reason: string; policyRule: string };
-  'lease.returned': OfLease;
-  'lease.settled': OfLease & { outcome: string; cause: string; attempts: number };
-  'lease.irrevocable': OfLease & { attempts: number; error: string };
-  'settle.failed': OfLease & { attempts: number; retryInMs: number; error: unknown };
-  'settle.degraded': OfTask & { unsettled: number; irrevocable: number };
-  'provider.failed': Common & { provider: string; tool: string; operation: string; error: unknown };
-
   'flush.committed': Common & { rows: number; durationMs: number };
   'flush.failed': Common & { rows: number; error: unknown };
   'storage.lost': Common & { error: unknown };
@@ -64,7 +39,7 @@ export interface EventFields {
   'storage.clock_skew': Common & { skewMs: number };
   'schema.migrated': Common & { from: number; to: number };
 
-  'policy.loaded': Common & { revision: string; agents: number; tools: number; rules: number };
+  'policy.loaded': Common & { revision: string; agents: number; tools: number };
   'policy.refused': Common & { file: string; line: number; column: number; error: string };
   'config.loaded': Common & { file: string };
 
@@ -121,12 +96,7 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
   'task.opened': { level: 'info', line: 'a task was opened', counter: count('tasks_opened', []) },
   'task.extended': { level: 'info', line: "a task's deadline was moved", counter: count('tasks_extended', []) },
   'task.closing': { level: 'info', line: 'a task is closing', counter: count('tasks_closing', ['cause']) },
-  'task.closed': { level: 'info', line: 'a task is closed', counter: count('tasks_closed', ['cause', 'state']) },
-  'task.heartbeat_lost': {
-    level: 'warn',
-    line: 'the opener of a task went silent; the task closes',
-    counter: count('heartbeats_lost', []),
-  },
+  'task.closed': { level: 'info', line: 'a task is closed', counter: count('tasks_closed', ['state']) },
 
   'lease.issued': {
     level: 'debug',
@@ -141,7 +111,12 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
   'lease.denied': {
     level: 'info',
     line: 'a credential was denied',
-    counter: count('leases_denied', ['reason']),
+    counter: count('leases_denied', ['tool', 'tier', 'effect']),
+  },
+  'lease.abandoned': {
+    level: 'warn',
+    line: 'a credential was made and not handed out; it is being revoked',
+    counter: count('leases_abandoned', ['provider', 'reason']),
   },
   'lease.returned': {
     level: 'debug',
@@ -158,6 +133,7 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'a credential could not be revoked although its kind says that it can; an operator must look',
     counter: count('leases_irrevocable', ['provider']),
   },
+  'settle.batch': { level: 'debug', line: 'a batch of leases is being settled' },
   'settle.failed': {
     level: 'warn',
     line: 'settling a lease failed; it is tried again',
@@ -174,6 +150,11 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     counter: count('provider_failures', ['provider', 'operation']),
   },
 
+  'storage.failed': {
+    level: 'error',
+    line: 'a database operation failed',
+    counter: count('storage_failures', ['operation']),
+  },
   'flush.committed': { level: 'debug', line: 'a group of writes was committed', counter: count('flushes', []) },
   'flush.failed': {
     level: 'error',

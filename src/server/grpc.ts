@@ -154,10 +154,13 @@ export function createGrpcDoor(options: GrpcDoorOptions): GrpcDoor {
         if (listener === undefined) resolve();
         else listener.close(() => resolve());
       });
-      await Promise.race([
-        new Promise<void>((resolve) => server.tryShutdown(() => resolve())),
-        new Promise<void>((resolve) => setTimeout(resolve, waitMs).unref()),
-      ]);
+      await new Promise<void>((resolve) => {
+        const cutOff = setTimeout(resolve, waitMs);
+        server.tryShutdown(() => {
+          clearTimeout(cutOff);
+          resolve();
+        });
+      });
       server.forceShutdown();
       sockets?.destroyAll();
       await closed;
