@@ -27,19 +27,19 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
     });
   };
   if (typeof config !== 'object' || config === null) return issues;
-  const sound = (...sections: (keyof RawConfig)[]) =>
-    sections.every(
-      (section) =>
-        (config[section] !== undefined || section === 'database') &&
-        !shape.some(
-          (issue) =>
-            issue.path === section ||
-            (/^[.[]/.test(issue.path.slice(section.length)) && issue.path.startsWith(section)),
-        ),
-    );
+  const sound = (section: keyof RawConfig, part = '') =>
+    (config[section] !== undefined || section === 'database') &&
+    !shape.some(({ path }) => {
+      // A fault of the section itself (a field missing, not a map) is a fault of its every part.
+      const whole = part === '' ? section : `${section}.${part}`;
+      return path === section || path === whole || path.startsWith(`${whole}.`) || path.startsWith(`${whole}[`);
+    });
 
   if (sound('broker')) checkUrl(report, ['broker', 'issuer'], config.broker.issuer, { loopbackHttp: true });
-  if (sound('server')) checkServer(report, config);
+  if (sound('server', 'grpc')) checkDoor(report, ['server', 'grpc'], config.server.grpc);
+  if (sound('server', 'http')) checkHttp(report, config.server.http);
+  if (sound('server', 'grpc') && sound('server', 'http')) checkPorts(report, config);
+  if (sound('server', 'limits')) checkLimits(report, config);
   if (sound('database')) checkDatabase(report, config);
   if (sound('keys')) checkKeys(report, config);
   if (sound('attestation')) checkAttestation(report, config);
@@ -49,19 +49,23 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   return issues;
 }
 
-function checkServer(report: Report, config: RawConfig): void {
-  const { grpc, http, limits } = config.server;
-  checkDoor(report, ['server', 'grpc'], grpc);
+function checkHttp(report: Report, http: RawConfig['server']['http']): void {
   checkDoor(report, ['server', 'http'], http);
-  if (grpc.listen === http.listen && !grpc.listen.endsWith(':0')) {
-    report(['server', 'http', 'listen'], 'is the address of server.grpc too', 'give each door a port of its own');
-  }
   http.corsOrigins.forEach((origin, index) => {
     const url = URL.canParse(origin) ? new URL(origin) : undefined;
     if (url?.origin !== origin) {
       report(['server', 'http', 'corsOrigins', index], 'is not an origin', 'write it like https://console.acme.test');
     }
   });
+}
+
+function checkPorts(report: Report, { server: { grpc, http } }: RawConfig): void {
+  if (grpc.listen === http.listen && !grpc.listen.endsWith(':0')) {
+    report(['server', 'http', 'listen'], 'is the address of server.grpc too', 'give each door a port of its own');
+  }
+}
+
+function checkLimits(report: Report, { server: { limits } }: RawConfig): void {
   order(report, limits, ['server', 'limits'], 'defaultDeadline', 'maxDeadline');
   if (limits.burst < limits.callsPerSecond) {
     report(['server', 'limits', 'burst'], 'is smaller than callsPerSecond, which could then never be reached');

@@ -19,7 +19,14 @@ const cache = new Map<SchemaName, ValidateFunction>();
 function validator(name: SchemaName): ValidateFunction {
   const known = cache.get(name);
   if (known !== undefined) return known;
-  const ajv = new Ajv({ allErrors: true, verbose: true, strict: true, strictRequired: false, allowUnionTypes: true, useDefaults: true });
+  const ajv = new Ajv({
+    allErrors: true,
+    verbose: true,
+    strict: true,
+    strictRequired: false,
+    allowUnionTypes: true,
+    useDefaults: true,
+  });
   ajvFormats.default(ajv, ['date']);
   ajv.addKeyword('x-message').addKeyword('x-hint');
   ajv.addKeyword({
@@ -78,6 +85,9 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
     ...(hinted === undefined ? {} : { hint: hinted }),
   });
 
+  // What the branches of a choice say is summed up by the choice itself.
+  if (error.schemaPath.includes('/oneOf/')) return undefined;
+  if (error.propertyName !== undefined && error.keyword !== 'propertyNames') return undefined;
   switch (error.keyword) {
     case 'additionalProperties': {
       const key = String(params['additionalProperty']);
@@ -89,7 +99,6 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       return make(`unknown field ${quote(key)}`, suggestion(key, fields, 'fields'), document.atKey(where), where);
     }
     case 'required': {
-      if (/\/(oneOf|anyOf|then)\//.test(error.schemaPath) && !/\/then\//.test(error.schemaPath)) return undefined;
       const key = String(params['missingProperty']);
       const property = ((schema['properties'] ?? {}) as Record<string, Node>)[key];
       const description = property?.['description'];
@@ -99,13 +108,10 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       );
     }
     case 'oneOf': {
-      const choices = (error.schema as Node[]).map((branch) => (branch['required'] as string[])[0]!);
+      if (typeof schema['x-message'] === 'string') return make(schema['x-message']);
+      const choices = (error.schema as { required: string[] }[]).map((branch) => branch.required[0]!);
       return make(`needs exactly one of ${choices.join(', ')}`);
     }
-    case 'not':
-      return make('these fields exclude each other');
-    case 'if':
-      return undefined;
     case 'x-duration': {
       const fault = durationFault(error.schema as DurationBounds, error.data as string);
       return make(fault?.message ?? 'is not a duration', fault?.hint ?? hint);

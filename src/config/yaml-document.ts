@@ -125,8 +125,7 @@ function sourceDocument(
     atKey: (path) => position(walk(path).keyOffset),
     within: (path, offset) => {
       const { node, keyOffset, complete } = walk(path);
-      if (!complete || !isScalar(node) || typeof node.value !== 'string' || node.range == null)
-        return position(keyOffset);
+      if (!complete || !isScalar(node) || typeof node.value !== 'string' || !node.range) return position(keyOffset);
       const offsets = scalarOffsets(text.slice(node.range[0], node.range[1]), node.value, node.type);
       return position(node.range[0] + (offsets?.(offset) ?? 0));
     },
