@@ -1,0 +1,101 @@
+import { BrokerError } from '../../domain/errors.ts';
+import type { Grant, Material, SelfContainedProvider } from '../../domain/provider.ts';
+import type { Clock } from '../../domain/time.ts';
+import type { KeyRing } from '../../keys/signing-keys.ts';
+import type { OptionIssue } from '../options.ts';
+import { createJwsWriter } from './jws.ts';
+import type { StatusReference } from './status-list.ts';
+
+export interface JwtProviderOptions {
+  /** Issuer identifier: the broker's public URL (RFC 8414 §2). */
+  issuer: string;
+  keyRing: Pick<KeyRing, 'signer' | 'maxExpiry'>;
+  clock: Clock;
+  /** Where the status of a task's tokens stands. */
+  statusListUri(index: number): StatusReference;
+}
+
+/** Claims of an issued token. They follow from lease and task alone, so that a retry gives an equivalent token. */
+export interface AccessTokenClaims {
+  iss: string;
+  /** Attested workload that received it. */
+  sub: string;
+  aud: string;
+  exp: number;
+  iat: number;
+  nbf: number;
+  /** The lease. */
+  jti: string;
+  /** Registered agent. */
+  client_id: string;
+  scope: string;
+  authorization_details: { type: 'leasehold_tool'; tool: string; tier: string; actions: readonly string[] }[];
+  task_id: string;
+  root_task_id: string;
+  epoch: number;
+  status: { status_list: StatusReference };
+}
+
+/** Longest token, in bytes: it has to fit into headers that proxies cut at a few kilobytes. */
+export const maxTokenBytes = 2048;
+
+/** RFC 9068 access tokens with rich authorization details (RFC 9396), for one tool each. */
+export function createJwtProvider(options: JwtProviderOptions): SelfContainedProvider {
+  const { issuer, keyRing, clock, statusListUri } = options;
+  const write = createJwsWriter('at+jwt');
+
+  return {
+    selfContained: true,
+    kind: 'jwt',
+    maxExpiry: (now) => keyRing.maxExpiry(now),
+    sign(grant): Material {
+      const signer = keyRing.signer(clock.now());
+      if (grant.lease.expiresAt > signer.maxExpiry) {
+        throw new BrokerError(
+          'PROVIDER_UNAVAILABLE',
+          'the signing key does not live as long as this credential would; retry with a new request_id',
+        );
+      }
+      const token = write(signer, claimsOf(grant, issuer, statusListUri));
+      if (token.length > maxTokenBytes) {
+        throw new BrokerError(
+          'TOO_LARGE',
+          `the token for ${grant.lease.tool}/${grant.lease.tier} would have ${token.length} bytes and ${maxTokenBytes} are allowed; its tool's owner has to shorten the tier's list of actions or the resource identifier`,
+        );
+      }
+      return { kind: 'access_token', token, tokenType: 'Bearer' };
+    },
+  };
+}
+
+function claimsOf(
+  { lease, task, tool, tier }: Grant,
+  issuer: string,
+  statusListUri: JwtProviderOptions['statusListUri'],
+): AccessTokenClaims {
+  const issuedAt = Math.floor(lease.issuedAt / 1000);
+  return {
+    iss: issuer,
+    sub: lease.workload,
+    aud: tool.resource,
+    exp: Math.floor(lease.expiresAt / 1000),
+    iat: issuedAt,
+    nbf: issuedAt,
+    jti: lease.leaseId,
+    client_id: lease.agent,
+    scope: `${lease.tool}:${lease.tier}`,
+    authorization_details: [{ type: 'leasehold_tool', tool: lease.tool, tier: lease.tier, actions: tier.actions }],
+    task_id: task.taskId,
+    root_task_id: task.rootTaskId,
+    epoch: task.epoch,
+    status: { status_list: statusListUri(task.statusIndex) },
+  };
+}
+
+/** A `jwt` tier takes no options of its own. */
+export function validateJwtTierOptions(options: Readonly<Record<string, unknown>>, path: string): OptionIssue[] {
+  return Object.keys(options).map((name) => ({
+    path: `${path}.${name}`,
+    message: 'unknown option; a tier with provider jwt takes none',
+  }));
+}

@@ -1,0 +1,218 @@
+import { randomUUID } from 'node:crypto';
+import { beforeAll, describe, expect, test } from 'vitest';
+import type { Lease, Task } from '../../src/domain/model.ts';
+import type { Tool, ToolTier } from '../../src/domain/policy.ts';
+import type { Grant, Material, Provider, TargetProvider } from '../../src/domain/provider.ts';
+
+/** What a provider's test file brings: the provider, and the means to ask the real thing. */
+export interface ProviderHarness {
+  provider: Provider;
+  tier: ToolTier;
+  /** Ground truth: whether the real thing accepts the credential now. */
+  accepted(material: Material): Promise<boolean>;
+  /** When the real thing will refuse it by itself, in milliseconds. */
+  expiry(material: Material): Promise<number>;
+}
+
+export interface TargetProviderHarness extends ProviderHarness {
+  provider: TargetProvider;
+  /** The provider set up against a target that cannot be reached. */
+  unreachable(): TargetProvider;
+}
+
+export const signal = (ms = 20_000) => AbortSignal.timeout(ms);
+
+export function newLeaseId(): string {
+  return `lse_${randomUUID().replaceAll('-', '')}`;
+}
+
+/** A decided grant for a new lease; the handle is the provider's own. */
+export function makeGrant(provider: Provider, tier: ToolTier, change: Partial<Lease> = {}): Grant {
+  const issuedAt = Date.now();
+  const leaseId = change.leaseId ?? newLeaseId();
+  const lease: Lease = {
+    tenant: 'default',
+    leaseId,
+    taskId: `tsk_${randomUUID().replaceAll('-', '')}`,
+    requestId: randomUUID(),
+    agent: 'reporter',
+    workload: 'spiffe://example.org/agent/reporter',
+    tool: 'orders',
+    tier: 'read',
+    provider: provider.kind,
+    handle: provider.selfContained ? leaseId : provider.handle(leaseId, tier),
+    state: 'pending',
+    outcome: undefined,
+    revocationKind: tier.revocation,
+    issuedAt,
+    expiresAt: issuedAt + 300_000,
+    settledAt: undefined,
+    deadBy: undefined,
+    renewedFrom: undefined,
+    renewalCount: 0,
+    lineStartedAt: issuedAt,
+    policyRevision: 'sha256:00',
+    policyRule: 'test/rule',
+    settleCause: undefined,
+    settleAttempts: 0,
+    settleError: undefined,
+    ...change,
+  };
+  const task: Task = {
+    tenant: 'default',
+    taskId: lease.taskId,
+    rootTaskId: lease.taskId,
+    parentTaskId: undefined,
+    intent: 'monthly report',
+    agent: lease.agent,
+    opener: 'spiffe://example.org/orchestrator',
+    agentWorkload: lease.workload,
+    tools: [{ tool: lease.tool, tier: lease.tier }],
+    context: {},
+    state: 'open',
+    closeCause: undefined,
+    openedAt: issuedAt,
+    deadline: issuedAt + 3_600_000,
+    closedAt: undefined,
+    settledAt: undefined,
+    heartbeatInterval: undefined,
+    heartbeatDue: undefined,
+    epoch: 1,
+    statusIndex: 131_080,
+  };
+  const tool: Tool = {
+    name: lease.tool,
+    owner: 'data-team',
+    description: '',
+    resource: 'https://orders.example.org',
+    labels: {},
+    tiers: { read: tier },
+  };
+  return { lease, task, tool, tier };
+}
+
+export async function issue(provider: Provider, grant: Grant): Promise<Material> {
+  return provider.selfContained ? provider.sign(grant) : await provider.issue(grant, signal());
+}
+
+/** The part of a credential that nobody but its agent may see. */
+export function secretOf(material: Material): string {
+  return material.kind === 'access_token' ? material.token : material.password;
+}
+
+export async function failure(work: () => unknown): Promise<Error & { reason?: string; cause?: unknown }> {
+  try {
+    await work();
+  } catch (error) {
+    return error as Error;
+  }
+  throw new Error('it did not fail');
+}
+
+/** What every provider has to do. */
+export function providerSuite(name: string, setup: () => Promise<ProviderHarness>): void {
+  describe(`provider ${name}`, () => {
+    let harness: ProviderHarness;
+    beforeAll(async () => {
+      harness = await setup();
+    });
+
+    test('a credential that it makes is accepted by the real thing', async () => {
+      expect(await harness.accepted(await issue(harness.provider, makeGrant(harness.provider, harness.tier)))).toBe(
+        true,
+      );
+    });
+
+    test('a credential ends with its lease, by itself', async () => {
+      const grant = makeGrant(harness.provider, harness.tier);
+      const material = await issue(harness.provider, grant);
+      const expiry = await harness.expiry(material);
+      expect(expiry).toBeLessThanOrEqual(grant.lease.expiresAt);
+      expect(expiry).toBeGreaterThan(grant.lease.expiresAt - 1001);
+    });
+
+    test('asked again for the same lease it gives an equivalent credential that works', async () => {
+      const grant = makeGrant(harness.provider, harness.tier);
+      const first = await issue(harness.provider, grant);
+      const again = await issue(harness.provider, grant);
+      expect(await harness.accepted(again)).toBe(true);
+      expect(await harness.expiry(again)).toBe(await harness.expiry(first));
+      expect(publicPart(again)).toEqual(publicPart(first));
+    });
+
+    test('two leases never share a secret', async () => {
+      const make = () => issue(harness.provider, makeGrant(harness.provider, harness.tier));
+      const materials = await Promise.all(Array.from({ length: 8 }, make));
+      expect(new Set(materials.map(secretOf)).size).toBe(8);
+    });
+
+    test('what it keeps to find a credential again holds no secret', async () => {
+      const grant = makeGrant(harness.provider, harness.tier);
+      const material = await issue(harness.provider, grant);
+      expect(grant.lease.handle).not.toContain(secretOf(material));
+      expect(grant.lease.handle.length).toBeLessThanOrEqual(200);
+    });
+  });
+}
+
+/** What a provider with a target has to do besides. */
+export function targetProviderSuite(name: string, setup: () => Promise<TargetProviderHarness>): void {
+  providerSuite(name, setup);
+
+  describe(`target provider ${name}`, () => {
+    let harness: TargetProviderHarness;
+    beforeAll(async () => {
+      harness = await setup();
+    });
+
+    test('revokes so that the real thing refuses, and returns only then', async () => {
+      const { provider } = harness;
+      const grant = makeGrant(provider, harness.tier);
+      const material = await provider.issue(grant, signal());
+      expect(await provider.exists(grant.lease.handle, signal())).toBe(true);
+      await provider.revoke(grant.lease.handle, signal());
+      expect(await harness.accepted(material)).toBe(false);
+      expect(await provider.exists(grant.lease.handle, signal())).toBe(false);
+    });
+
+    test('revoking twice, at once from several sides, and what never was, all succeed', async () => {
+      const { provider } = harness;
+      const grant = makeGrant(provider, harness.tier);
+      const material = await provider.issue(grant, signal());
+      await Promise.all(Array.from({ length: 4 }, () => provider.revoke(grant.lease.handle, signal())));
+      await provider.revoke(grant.lease.handle, signal());
+      await provider.revoke(provider.handle(newLeaseId(), harness.tier), signal());
+      expect(await harness.accepted(material)).toBe(false);
+    });
+
+    test('a target that cannot be reached gives PROVIDER_UNAVAILABLE in bounded time, for every operation', async () => {
+      const provider = harness.unreachable();
+      try {
+        const grant = makeGrant(provider, harness.tier);
+        for (const work of [
+          () => provider.issue(grant, signal()),
+          () => provider.revoke(grant.lease.handle, signal()),
+          () => provider.exists(grant.lease.handle, signal()),
+        ]) {
+          expect((await failure(work)).reason).toBe('PROVIDER_UNAVAILABLE');
+        }
+        expect((await provider.check(signal())).map(({ ready }) => ready)).toEqual([false]);
+      } finally {
+        await provider.close();
+      }
+    });
+
+    test('a call whose caller has given up ends at once and does nothing', async () => {
+      const { provider } = harness;
+      const grant = makeGrant(provider, harness.tier);
+      await failure(() => provider.issue(grant, AbortSignal.abort(new Error('gone'))));
+      expect(await provider.exists(grant.lease.handle, signal())).toBe(false);
+    });
+  });
+}
+
+function publicPart(material: Material): object {
+  if (material.kind === 'postgres_login') return { ...material, password: '' };
+  const claims = Buffer.from(material.token.split('.')[1]!, 'base64url').toString();
+  return { claims: JSON.parse(claims) as unknown };
+}
