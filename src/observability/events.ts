@@ -8,8 +8,8 @@ interface Common {
   spanId?: string | undefined;
 }
 
-/** The fields of each event. Ids and names only: never a token, a password or free text of a caller. */
-export interface EventFields extends DomainEvents {
+/** The fields of each event, besides those that the domain names. Ids and names only: never a token, a password or free text of a caller. */
+export interface BrokerEvents {
   'broker.starting': Common & { version: string; replicaId: string };
   'broker.ready': Common & { grpcPort: number; httpPort: number };
   'broker.stopping': Common & { graceMs: number; unary: number; streams: number };
@@ -40,7 +40,8 @@ export interface EventFields extends DomainEvents {
   'schema.migrated': Common & { from: number; to: number };
 
   'policy.loaded': Common & { revision: string; agents: number; tools: number };
-  'policy.refused': Common & { file: string; line: number; column: number; error: string };
+  /** As the loader reports them: file, line, column, path, message. */
+  'policy.refused': Common & { issues: readonly object[] };
   'config.loaded': Common & { file: string };
 
   'attestation.accepted': Common & { workload: string; kind: string; issuer: string };
@@ -54,6 +55,7 @@ export interface EventFields extends DomainEvents {
   'worker.failed': Common & { worker: string; error: unknown };
 }
 
+export type EventFields = BrokerEvents & DomainEvents;
 export type EventName = keyof EventFields;
 
 export interface EventRow<F> {

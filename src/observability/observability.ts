@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
-import type { EventFields, EventName, EventRow } from './events.ts';
+import type { Emit as DomainEmit } from '../domain/telemetry.ts';
+import type { BrokerEvents, EventName, EventRow } from './events.ts';
 import { events } from './events.ts';
 import type { Level } from './log.ts';
 import { createLog } from './log.ts';
@@ -15,7 +16,8 @@ export interface ObservabilityOptions {
   processMetrics?: boolean;
 }
 
-export type Emit = <K extends EventName>(name: K, fields: EventFields[K]) => void;
+/** Assignable to the domain's own port, which knows only the domain's events. */
+export type Emit = DomainEmit & (<K extends keyof BrokerEvents>(name: K, fields: BrokerEvents[K]) => void);
 
 /** Counts one RPC; made once per method and door, so that a call costs no look-up of labels. */
 export type CountRpc = (code: string, durationMs: number) => void;
@@ -54,7 +56,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
   });
 
   return {
-    emit(name, fields) {
+    emit(name: EventName, fields: object) {
       const row = events[name] as EventRow<object>;
       const counter = counters.get(name);
       if (counter !== undefined) counter.inc(pick(fields, row.counter?.labels ?? []));
