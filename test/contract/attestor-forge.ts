@@ -9,8 +9,8 @@ export interface ManualClock extends Clock {
   advance(ms: number): void;
 }
 
-/** Begins now, since real issuers read the real time, and then moves only when told. */
-export function manualClock(start = Date.now()): ManualClock {
+/** Begins now (real issuers read the real time), on a whole second (tokens count those), and moves only when told. */
+export function manualClock(start = Math.floor(Date.now() / 1000) * 1000): ManualClock {
   let now = start;
   return {
     now: () => now,

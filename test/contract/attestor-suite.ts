@@ -163,6 +163,9 @@ export function attestorSuite(name: string, setUp: () => Promise<AttestorFixture
         await refused(token({ exp: seconds(365 * 86_400_000) }), /lives longer/);
         await refused(token({ iat: undefined, exp: seconds(365 * 86_400_000) }), /lives longer/);
         await refused(token({ iat: undefined, exp: seconds(limits.maxLifetime + limits.skew) + 1 }), /lives longer/);
+        // Dated ahead within the skew, it would win that much more.
+        const ahead = { iat: seconds(limits.skew), exp: seconds(limits.maxLifetime + 2 * limits.skew) };
+        await refused(token(ahead), /lives longer/);
         const longest = token({ iat: undefined, exp: seconds(limits.maxLifetime + limits.skew) });
         expect(await attest(longest)).toMatchObject(it.expected);
       });

@@ -1,7 +1,9 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { afterEach, describe, expect, test } from 'vitest';
 import { createOidcAttestor } from '../../../src/attestors/oidc/attestor.ts';
 import { jwksUriOf } from '../../../src/attestors/oidc/oidc-keys.ts';
 import type { OidcOptions } from '../../../src/attestors/oidc/attestor.ts';
+import { startHttpsEndpoint } from '../../support/bundle-server.ts';
 import { startOidcProvider, testClientId } from '../../support/oidc.ts';
 import type { TestOidcOptions, TestOidcProvider } from '../../support/oidc.ts';
 import { expectRefusal, forge, manualClock } from '../attestor-forge.ts';
@@ -167,6 +169,27 @@ describe('OIDC', () => {
     it.clock.advance(limits.minRefresh);
     await attest(it, signed(it, {}, { kid: 'nobody' })).catch(() => undefined);
     await expectRefusal(attest(it, signed(it)), 'ATTESTATION_INVALID', /does not publish/);
+  });
+
+  test('an issuer over https is believed by the given roots alone', async () => {
+    const clock = manualClock();
+    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const endpoint = await startHttpsEndpoint((request, response) => {
+      const issuer = `https://${request.headers.host}`;
+      const keys = [{ ...publicKey.export({ format: 'jwk' }), kid: 'a' }];
+      response.end(JSON.stringify(request.url === '/jwks' ? { keys } : { issuer, jwks_uri: `${issuer}/jwks` }));
+    });
+    opened.push(endpoint);
+    const make = (caFile: string | undefined) => {
+      const attestor = createOidcAttestor({ ...settings, issuer: endpoint.url, caFile, clock });
+      opened.push(attestor);
+      return attestor;
+    };
+    const exp = Math.floor(clock.now() / 1000) + 300;
+    const claims = { iss: endpoint.url, sub: 'x', aud: audience, exp };
+    const token = forge({ header: { alg: 'ES256', kid: 'a' }, claims, privateKey });
+    expect(await make(endpoint.caFile).attest(token, clock.now())).toMatchObject({ workload: 'x' });
+    await expectRefusal(make(undefined).attest(token, clock.now()), 'KEYS_STALE', /out of date/);
   });
 
   test('with jwksUri nothing is discovered', async () => {
