@@ -12,6 +12,7 @@ import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
 import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
 import { createOidcAttestor } from './attestors/oidc/attestor.ts';
 import type { Config, TargetConfig } from './config/config.ts';
+import { policyNames } from './config/check-config.ts';
 import { resolveRoles } from './config/roles.ts';
 import { readSealingKey } from './config/secret-source.ts';
 import type { Attestor } from './domain/attestor.ts';
@@ -28,14 +29,14 @@ import { createSealer } from './keys/seal.ts';
 import { createKeyRing } from './keys/signing-keys.ts';
 import { createMonitor } from './monitor.ts';
 import { createObservability } from './observability/observability.ts';
-import { describeRevision } from './policy/describe-revision.ts';
+import { describeRevision } from './policy/canonical.ts';
 import { watchPolicy } from './policy/watch-policy.ts';
 import { createJwtProvider } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
 import { createRecordedPolicy } from './recorded-policy.ts';
 import { createDoors } from './server/doors.ts';
-import type { HttpRoute } from './server/http.ts';
+import type { HttpRoute } from './server/http-route.ts';
 import { openStorage } from './storage/storage.ts';
 import { createTaskCache } from './storage/task-cache.ts';
 import { version } from './version.ts';
@@ -107,12 +108,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 
     const watched = await watchPolicy({
       directory: config.policy.directory,
-      knownTargets: Object.keys(config.targets),
+      ...policyNames(config),
       onRevision: (revision) => {
         policy.offer(revision);
         void policy.record().catch((error: unknown) => emit('storage.failed', { operation: 'record-revision', error }));
       },
-      onError: (error) => emit('policy.refused', error),
+      onError: (issues) => emit('policy.refused', { issues }),
     });
     closers.push(() => watched.close());
     const policy = createRecordedPolicy(
@@ -126,7 +127,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 
     const keyRing = createKeyRing({
       pool: storage.pool,
-      sealer: createSealer({ current: sealingKey(config) }),
+      sealer: createSealer({ current: sealingKey(config), random: randomBytes }),
       clock,
       tenant,
       rotateEvery: config.keys.rotateEvery,
@@ -323,7 +324,7 @@ function attestors(config: Config, clock: Clock): Attestor[] {
         bundle:
           'file' in domain.bundle
             ? fileBundle({ path: domain.bundle.file, clock, staleAfter: domain.staleAfter })
-            : httpsBundle({ ...domain.bundle, clock, staleAfter: domain.staleAfter, timeout }),
+            : httpsBundle({ ...domain.bundle, clock, staleAfter: domain.staleAfter, minRefresh: 30_000, timeout }),
         maxLifetime: domain.maxTokenLifetime,
         skew: attestation.clockSkew,
       }),
@@ -379,5 +380,24 @@ function jwksRoute(jwks: () => object): HttpRoute {
       headers: { 'content-type': 'application/jwk-set+json', 'cache-control': `public, max-age=${jwksCacheAge / 1_000}` },
       body: JSON.stringify(jwks()),
     }),
+  };
+}
+
+function statusListRoute(list: (number: number) => Promise<string>): HttpRoute {
+  return {
+    method: 'GET',
+    path: '/status-lists/*',
+    handler: async ({ path }) => {
+      const number = /^\/status-lists\/([0-9]{1,9})$/.exec(path)?.[1];
+      if (number === undefined) return { status: 404 };
+      return {
+        status: 200,
+        headers: {
+          'content-type': 'application/statuslist+jwt',
+          'cache-control': `public, max-age=${statusListTtl / 1_000}`,
+        },
+        body: await list(Number(number)),
+      };
+    },
   };
 }

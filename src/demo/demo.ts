@@ -8,8 +8,7 @@ import { startDev, type Dev } from '../dev/dev.ts';
 import { AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
 import { CredentialService } from '../gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../gen/leasehold/v1/task_service_pb.js';
-import { followRevocations } from '../verifier/follow-revocations.ts';
-import { createVerifier } from '../verifier/verifier.ts';
+import { createVerifier, followRevocations, type RevocationFollower } from '../verifier/index.ts';
 import { startReportsTool, type ReportsTool } from './reports-tool.ts';
 import { tellStory, type Cast } from './story.ts';
 import { createTeller } from './teller.ts';
@@ -28,23 +27,18 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
   const log: string[] = [];
   let dev: Dev | undefined;
   let tool: ReportsTool | undefined;
-  const feedStop = new AbortController();
+  let feed: RevocationFollower | undefined;
   try {
     const progress = options.json ? () => undefined : options.progress;
     await teller.step('start', 'A database, a trust domain and a broker start on this machine.', async () => {
       dev = await startDev({ dir, progress, write: (line) => log.push(line) });
+      feed = followRevocations({ baseUrl: dev.httpUrl, token: () => readToken(dev!, 'reports') });
+      await feed.ready();
       const verifier = createVerifier({
         issuer: dev.httpUrl,
-        audience: 'https://reports.example.test',
-        jwks: new URL(`${dev.httpUrl}/.well-known/jwks.json`),
-        feed: followRevocations({
-          baseUrl: dev.httpUrl,
-          token: () => Promise.resolve(readToken(dev!, 'reports')),
-          clock: { now: () => Date.now() },
-          signal: feedStop.signal,
-        }),
-        stalenessBound: 10_000,
-        clock: { now: () => Date.now() },
+        audience: 'https://reports.dev.leasehold.test',
+        jwks: `${dev.httpUrl}/.well-known/jwks.json`,
+        feed,
       });
       tool = await startReportsTool(verifier);
       return { grpc: `127.0.0.1:${dev.broker.grpcPort}`, http: dev.httpUrl, tool: tool.url };
@@ -54,7 +48,7 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
     if (teller.ok()) throw error;
     options.progress(`the demo stopped there; the broker's last lines:\n${log.slice(-15).join('')}`);
   } finally {
-    feedStop.abort();
+    await feed?.close();
     await tool?.stop();
     await dev?.stop();
     await rm(dir, { recursive: true, force: true });

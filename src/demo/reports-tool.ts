@@ -15,7 +15,7 @@ export async function startReportsTool(verifier: Verifier): Promise<ReportsTool>
     };
     const token = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
     verifier.verify(token).then(
-      (verified) => answer(200, { report: 'quarterly', for: verified.sub, task: verified.task_id }),
+      (verified) => answer(200, { report: 'quarterly', for: verified.workload, task: verified.taskId }),
       (error: Error) => answer(401, { error: error.message }),
     );
   });

@@ -15,6 +15,9 @@ export interface DevOptions {
   httpPort?: number;
   /** A superuser of a PostgreSQL of your own, instead of the embedded one. */
   superuserUrl?: string;
+  /** Names of the two databases there: the broker's own, and the sample target. */
+  database?: string;
+  target?: string;
   /** Merged over the generated configuration, section by section. */
   overrides?: Record<string, object>;
   /** Receives the broker's log lines. */
@@ -57,8 +60,8 @@ export async function startDev(options: DevOptions): Promise<Dev> {
     const environment = await prepareDevEnvironment({
       dir,
       superuserUrl,
-      database: 'leasehold',
-      target: 'warehouse',
+      database: options.database ?? 'leasehold',
+      target: options.target ?? 'warehouse',
       grpcPort: options.grpcPort ?? (await freePort()),
       httpPort: options.httpPort ?? (await freePort()),
       overrides: { log: { format: 'text' }, ...options.overrides },

@@ -95,7 +95,7 @@ export function devWorkload(name: string): string {
 
 async function prepareBrokerDatabase(superuserUrl: string, name: string): Promise<string> {
   if (!/^[a-z][a-z0-9_]{0,40}$/.test(name)) throw new Error(`${name}: not a plain database name`);
-  const login = `${name}_broker`;
+  const login = `${name}_app`;
   const password = randomBytes(24).toString('base64url');
   const client = new pg.Client({ connectionString: superuserUrl, connectionTimeoutMillis: 10_000 });
   await client.connect();

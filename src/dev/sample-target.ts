@@ -11,20 +11,23 @@ export interface SampleTarget {
   password: string;
 }
 
-/**
- * Makes the sample target `name` in the cluster of `superuserUrl`, or resets the broker's password there. Group roles
- * are `<name>_read` and `<name>_write`.
- */
+// Roles belong to the whole cluster: two that prepare it at once do so one after the other.
+const lock = 7_236_502;
+const read = 'warehouse_read';
+const write = 'warehouse_write';
+
+/** Makes the sample target, a database `name` with some orders, or resets the broker's password there. */
 export async function prepareSampleTarget(superuserUrl: string, name: string): Promise<SampleTarget> {
   if (!/^[a-z][a-z0-9_]{0,40}$/.test(name)) throw new Error(`${name}: not a plain database name`);
   const admin = `${name}_leasehold`;
   const password = randomBytes(24).toString('base64url');
   await withClient(superuserUrl, async (client) => {
-    for (const role of [`${name}_read`, `${name}_write`, admin]) await createRole(client, role);
+    await client.query('SELECT pg_advisory_lock($1)', [lock]);
+    for (const role of [read, write, admin]) await createRole(client, role);
     await client.query(`ALTER ROLE ${admin} LOGIN CREATEROLE PASSWORD '${password}'`);
     // What it may do to the logins that it makes, it is given on each by PostgreSQL itself (CREATEROLE, version 16 on).
     await client.query(`ALTER ROLE ${admin} SET createrole_self_grant = 'set, inherit'`);
-    await client.query(`GRANT ${name}_read, ${name}_write TO ${admin} WITH ADMIN OPTION`);
+    await client.query(`GRANT ${read}, ${write} TO ${admin} WITH ADMIN OPTION`);
     const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [name]);
     if (rowCount === 0) await client.query(`CREATE DATABASE ${name}`);
   });
@@ -33,14 +36,14 @@ export async function prepareSampleTarget(superuserUrl: string, name: string): P
   await withClient(url.href, (client) =>
     client.query(`
       REVOKE ALL ON SCHEMA public FROM PUBLIC;
-      GRANT USAGE ON SCHEMA public TO ${name}_read, ${name}_write;
+      GRANT USAGE ON SCHEMA public TO ${read}, ${write};
       CREATE TABLE IF NOT EXISTS orders (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer text NOT NULL, total numeric(10, 2) NOT NULL);
       INSERT INTO orders (customer, total)
         SELECT v.* FROM (VALUES ('Amsel GmbH', 120.50), ('Brook Ltd', 89.00), ('Corvo SA', 1410.00)) AS v
         WHERE NOT EXISTS (SELECT FROM orders);
-      GRANT SELECT ON orders TO ${name}_read;
-      GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO ${name}_write`),
+      GRANT SELECT ON orders TO ${read};
+      GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO ${write}`),
   );
   return { host: url.hostname, port: Number(url.port || 5432), database: name, user: admin, password };
 }
