@@ -6,6 +6,8 @@ import { credentialIssue } from './commands/credential-issue.ts';
 import { credentialRenew } from './commands/credential-renew.ts';
 import { credentialReturn } from './commands/credential-return.ts';
 import { credentialStream } from './commands/credential-stream.ts';
+import { demo } from './commands/demo.ts';
+import { dev } from './commands/dev.ts';
 import { help } from './commands/help.ts';
 import { leaseList } from './commands/lease-list.ts';
 import { migrate } from './commands/migrate.ts';
@@ -49,6 +51,8 @@ export function buildProgram(): Command {
 
   program.commandsGroup('Run:');
   serve(program);
+  dev(program);
+  demo(program);
   migrate(program);
   configCheck(group(program, 'config', 'Check the configuration'));
 

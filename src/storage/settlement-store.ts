@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { AuditEvent } from '../domain/audit.ts';
 import type { Lease } from '../domain/model.ts';
-import type { Settled, SettlementStore } from '../domain/store.ts';
+import type { FinishedTask, Settled, SettlementStore } from '../domain/store.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import { guarded, transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
@@ -201,7 +201,7 @@ async function finishTasks(
   kind: 'task.settled' | 'task.degraded',
   update: string,
   values: unknown[],
-): Promise<{ tenant: string; taskId: string }[]> {
+): Promise<FinishedTask[]> {
   return await transaction(pool, async (client) => {
     const { rows } = await client.query<{ tenant: string; task_id: string; state: string }>(update, values);
     if (rows.length === 0) return [];
@@ -215,6 +215,6 @@ async function finishTasks(
     }));
     await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
     for (const row of rows) await notifyTask(client, row.tenant, row.task_id);
-    return rows.map((row) => ({ tenant: row.tenant, taskId: row.task_id }));
+    return rows.map((row) => ({ tenant: row.tenant, taskId: row.task_id, state: row.state as FinishedTask['state'] }));
   });
 }

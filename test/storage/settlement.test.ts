@@ -62,6 +62,7 @@ test("a closed task's tokens are one entry on the feed, and each lease has the o
   expect(await storage.settlement.completeTasks(Date.now(), 500)).toContainEqual({
     tenant: task.tenant,
     taskId: task.taskId,
+    state: 'closed',
   });
   expect((await storage.tasks.get(task.tenant, task.taskId))?.state).toBe('closed');
 });
@@ -168,6 +169,7 @@ test('a task that stays unsettled beyond the bound is degraded, and closed when 
   expect(await storage.settlement.degradeTasks(Date.now() + 1, Date.now())).toContainEqual({
     tenant: task.tenant,
     taskId: task.taskId,
+    state: 'close_degraded',
   });
   const state = async () => (await storage.tasks.get(task.tenant, task.taskId))?.state;
   expect(await state()).toBe('close_degraded');
