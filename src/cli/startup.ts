@@ -22,17 +22,19 @@ export async function startup<T>(work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (thrown) {
     if (thrown instanceof CliError || !(thrown instanceof Error)) throw thrown;
-    const issues = (thrown as { issues?: readonly Issue[] }).issues;
-    if (thrown.name === 'ConfigError' && Array.isArray(issues)) {
-      const many = issues.length === 1 ? 'a mistake' : `${issues.length} mistakes`;
-      throw new CliError('configInvalid', `the configuration has ${many}; mend what is listed and try again`, {
-        reason: 'CONFIG_INVALID',
-        issues,
-        cause: thrown,
-      });
-    }
+    const { issues } = thrown as { issues?: readonly Issue[] };
+    if (thrown.name === 'ConfigError' && issues !== undefined) throw configInvalid(issues, thrown);
     throw databaseError(thrown) ?? thrown;
   }
+}
+
+export function configInvalid(issues: readonly Issue[], cause?: unknown): CliError {
+  const many = issues.length === 1 ? 'a mistake' : `${issues.length} mistakes`;
+  return new CliError('configInvalid', `the configuration has ${many}; mend what is listed and try again`, {
+    reason: 'CONFIG_INVALID',
+    issues,
+    cause,
+  });
 }
 
 function databaseError(error: Error): CliError | undefined {

@@ -1,29 +1,39 @@
 import type { Command } from 'commander';
+import { configInvalid, startup, withConfig, type ConfigOptions } from '../startup.ts';
 import { define, withJson } from '../define.ts';
-import { startup, withConfig, type ConfigOptions } from '../startup.ts';
 
 interface Options extends ConfigOptions {
+  files: boolean;
   json?: boolean;
 }
 
 export function configCheck(parent: Command): void {
   const command = define(parent, {
     name: 'check',
-    summary: 'Check the configuration, without starting anything',
+    summary: 'Check the configuration and the policy, without starting anything',
     description:
-      'Reads the configuration and lists every mistake with file, line and column. Exits with 9 when there is one.',
+      'Reads the configuration, the policy directory, and what both name, and lists every mistake with file, line and ' +
+      'column. Exits with 9 when there is one.',
     examples: [
       ['leasehold config check', 'leasehold.yaml of this folder'],
-      ['leasehold config check --config /etc/leasehold/leasehold.yaml --json', 'for a pipeline'],
+      ['leasehold config check --config policies/leasehold.yaml --no-files --json', 'in the CI of a policy repository'],
     ],
   });
-  withJson(withConfig(command)).action(async (options: Options) => {
-    const config = await startup(async () => {
-      const { loadConfig } = await import('../../config/load-config.ts');
-      return loadConfig({ path: options.config, env: process.env });
+  withConfig(command).option('--no-files', 'do not look for the secrets and certificates that it names');
+  withJson(command).action(async (options: Options) => {
+    const result = await startup(async () => {
+      const { checkConfig } = await import('../../config/check-config.ts');
+      return await checkConfig({ path: options.config, env: process.env, files: options.files });
     });
+    if (!result.ok) throw configInvalid(result.issues);
+    const { config, revision } = result;
+    if (options.json === true) {
+      const counts = { agents: revision.agents.size, tools: revision.tools.size };
+      process.stdout.write(`${JSON.stringify({ config: config.file, policyRevision: revision.digest, ...counts })}\n`);
+      return;
+    }
     process.stdout.write(
-      options.json === true ? `${JSON.stringify({ file: config.file, valid: true })}\n` : `${config.file} is valid\n`,
+      `${config.file} and ${config.policy.directory} are valid: ${revision.agents.size} agents, ${revision.tools.size} tools, revision ${revision.digest}\n`,
     );
   });
 }

@@ -21,6 +21,7 @@ export function demo(parent: Command): void {
       write: (line) => void process.stdout.write(`${line}\n`),
       progress: (line) => void process.stderr.write(`leasehold: ${line}\n`),
     });
-    if (!ok) throw new CliError('unexpected', 'a step of the demo failed; it is named above', { reason: 'DEMO_FAILED' });
+    if (!ok)
+      throw new CliError('unexpected', 'a step of the demo failed; it is named above', { reason: 'DEMO_FAILED' });
   });
 }

@@ -11,15 +11,16 @@ const topics: Record<string, () => string> = {
   environment: () =>
     `Environment
 
-  LEASEHOLD_SERVER           as --server
-  LEASEHOLD_TOKEN_FILE       as --token-file
-  LEASEHOLD_TOKEN            the attestation itself, when no file is named
-  LEASEHOLD_CA_FILE          as --ca-file
-  LEASEHOLD_TIMEOUT          as --timeout
-  LEASEHOLD_ALLOW_PLAINTEXT  as --allow-plaintext, when it is 1 or true
-  LEASEHOLD_CONFIG           as --config of serve, migrate and config check
-  LEASEHOLD_DATABASE_URL     database of migrate, when its login is not the broker's
-  NO_COLOR                   no colours, when it is not empty
+  LEASEHOLD_SERVER            as --server
+  LEASEHOLD_TOKEN_FILE        as --token-file
+  LEASEHOLD_TOKEN             the attestation itself, when no file is named
+  LEASEHOLD_CA_FILE           as --ca-file
+  LEASEHOLD_TIMEOUT           as --timeout
+  LEASEHOLD_ALLOW_PLAINTEXT   as --allow-plaintext, when it is 1 or true
+  LEASEHOLD_CONFIG            as --config of serve, migrate and config check
+  LEASEHOLD_DATABASE_URL      database of migrate, when its login is not the broker's
+  LEASEHOLD_DEV_DATABASE_URL  superuser of the PostgreSQL that dev uses instead of its own
+  NO_COLOR                    no colours, when it is not empty
 `,
 };
 

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { define } from '../define.ts';
 import { runUntilSignal } from '../signals.ts';
-import { startup, withConfig, type ConfigOptions } from '../startup.ts';
+import { configInvalid, startup, withConfig, type ConfigOptions } from '../startup.ts';
 
 export function serve(parent: Command): void {
   const command = define(parent, {
@@ -16,13 +16,15 @@ export function serve(parent: Command): void {
     ],
   });
   withConfig(command).action(async (options: ConfigOptions) => {
-    await startup(async () => {
-      const { loadConfig } = await import('../../config/load-config.ts');
-      const config = loadConfig({ path: options.config, env: process.env });
+    const { broker, grace } = await startup(async () => {
+      const { checkConfig } = await import('../../config/check-config.ts');
+      const checked = await checkConfig({ path: options.config, env: process.env });
+      if (!checked.ok) throw configInvalid(checked.issues);
       const { startBroker } = await import('../../root.ts');
-      const broker = await startBroker({ config });
-      process.stderr.write(`leasehold: serving gRPC on port ${broker.grpcPort}, HTTP on port ${broker.httpPort}\n`);
-      await runUntilSignal(() => broker.stop(config.server.shutdownGrace));
+      const started = await startBroker({ config: checked.config });
+      return { broker: started, grace: checked.config.server.shutdownGrace };
     });
+    process.stderr.write(`leasehold: serving gRPC on port ${broker.grpcPort}, HTTP on port ${broker.httpPort}\n`);
+    await runUntilSignal(() => broker.stop(grace));
   });
 }
