@@ -1,0 +1,57 @@
+import type { JWTPayload } from 'jose';
+import type { Instant } from '../domain/time.ts';
+import { TokenRefused } from './errors.ts';
+
+/** What a verified token says. */
+export interface VerifiedToken {
+  leaseId: string;
+  taskId: string;
+  rootTaskId: string;
+  /** Attested workload that it was issued to. */
+  workload: string;
+  /** Registered agent. */
+  agent: string;
+  tool: string;
+  tier: string;
+  /** What the agent may do. */
+  actions: readonly string[];
+  epoch: number;
+  issuedAt: Instant;
+  expiresAt: Instant;
+  /** All claims, as signed. */
+  claims: Readonly<JWTPayload>;
+}
+
+export function readClaims(payload: JWTPayload): VerifiedToken {
+  const details = payload['authorization_details'];
+  const detail: unknown = Array.isArray(details) && details.length === 1 ? details[0] : undefined;
+  if (detail === null || typeof detail !== 'object' || (detail as { type?: unknown }).type !== 'leasehold_tool') {
+    throw new TokenRefused('claims', 'the claim authorization_details must hold one entry of type leasehold_tool');
+  }
+  const { tool, tier, actions } = detail as Record<string, unknown>;
+  if (!Array.isArray(actions) || !actions.every((action) => typeof action === 'string')) {
+    throw new TokenRefused('claims', 'the claim authorization_details must list actions');
+  }
+  const epoch = payload['epoch'];
+  if (!Number.isSafeInteger(epoch)) throw new TokenRefused('claims', 'the claim epoch is missing or wrong');
+  return {
+    leaseId: text('jti', payload.jti),
+    taskId: text('task_id', payload['task_id']),
+    rootTaskId: text('root_task_id', payload['root_task_id']),
+    workload: text('sub', payload.sub),
+    agent: text('client_id', payload['client_id']),
+    tool: text('authorization_details', tool),
+    tier: text('authorization_details', tier),
+    actions,
+    epoch: epoch as number,
+    issuedAt: payload.iat! * 1000,
+    expiresAt: payload.exp! * 1000,
+    claims: payload,
+  };
+}
+
+function text(claim: string, value: unknown): string {
+  if (typeof value !== 'string' || value === '')
+    throw new TokenRefused('claims', `the claim ${claim} is missing or wrong`);
+  return value;
+}

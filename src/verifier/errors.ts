@@ -1,0 +1,24 @@
+export type RefusalCode =
+  | 'malformed'
+  | 'type'
+  | 'algorithm'
+  | 'signature'
+  | 'issuer'
+  | 'audience'
+  | 'expired'
+  | 'not_yet_valid'
+  | 'claims'
+  | 'revoked'
+  | 'feed_stale'
+  | 'keys_unavailable';
+
+/** Why a token was refused. The message never holds the token; `code` is stable. */
+export class TokenRefused extends Error {
+  override readonly name = 'TokenRefused';
+  readonly code: RefusalCode;
+
+  constructor(code: RefusalCode, message: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+  }
+}
