@@ -2,7 +2,7 @@ import type { DescMethodServerStreaming, DescMethodUnary, Message } from '@bufbu
 import { toBinary, toJson } from '@bufbuild/protobuf';
 import type { HandlerContext } from '@connectrpc/connect';
 import { Code, ConnectError, createConnectRouter, createContextKey } from '@connectrpc/connect';
-import type { UniversalHandler, UniversalServerResponse } from '@connectrpc/connect/protocol';
+import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from '@connectrpc/connect/protocol';
 import type { Chain } from '../api/chain/chain.ts';
 import { exceeded } from '../api/chain/deadline.ts';
 import type { Method } from '../api/chain/describe.ts';
@@ -11,6 +11,8 @@ import { codeNumber, errorDetails, libraryError, wireMessage } from '../api/chai
 import { BrokerError } from '../domain/errors.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import { readTraceparent } from '../observability/trace.ts';
+import { checkBody, checkQuery, strictJson } from './http-request.ts';
+import { bearerToken } from '../api/chain/identity.ts';
 
 /** How a call reaches its connection: to drop it when its reader does not read. */
 export const cutKey = createContextKey<() => void>(() => undefined, { description: 'drops the response' });
@@ -18,16 +20,20 @@ export const cutKey = createContextKey<() => void>(() => undefined, { descriptio
 /** Longer delays overflow the timers of the runtime and would fire at once. */
 const maxTimeoutMs = 2_147_483_647;
 
+export interface RpcHandler {
+  method: Method;
+  handle: (request: UniversalServerRequest) => Promise<UniversalServerResponse>;
+}
+
 /** Connect (binary, JSON, GET for reads) and gRPC-Web for every method, through the one chain. Keyed by path. */
-export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<string, UniversalHandler> {
+export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<string, RpcHandler> {
   const router = createConnectRouter({
     // gRPC has a door of its own.
     grpc: false,
     readMaxBytes: maxMessageBytes,
     writeMaxBytes: maxMessageBytes,
     maxTimeoutMs,
-    // A misspelt field or enum value in JSON must not silently mean "not given".
-    jsonOptions: { ignoreUnknownFields: false },
+    jsonOptions: strictJson,
   });
   for (const method of chain.methods) {
     if (method.kind === 'unary') {
@@ -38,7 +44,88 @@ export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<stri
       );
     }
   }
-  return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  const byPath = new Map(chain.methods.map((method) => [method.path, method]));
+  return new Map(
+    router.handlers.map((handler) => {
+      const method = byPath.get(handler.requestPath)!;
+      return [
+        handler.requestPath,
+        { method, handle: (request) => serve(chain, method, handler, request, maxMessageBytes) },
+      ];
+    }),
+  );
+}
+
+async function serve(
+  chain: Chain,
+  method: Method,
+  handler: UniversalHandler,
+  request: UniversalServerRequest,
+  maxMessageBytes: number,
+): Promise<UniversalServerResponse> {
+  const refused = (thrown: unknown): BrokerError => {
+    if (!(thrown instanceof BrokerError)) throw thrown;
+    chain.reject(beforeChain(method, request), silent, thrown);
+    return thrown;
+  };
+  if (request.method === 'GET') {
+    try {
+      bearerToken(request.header.get('authorization') ?? undefined);
+      checkQuery(method, new URL(request.url).searchParams);
+    } catch (thrown) {
+      const error = refused(thrown);
+      return withJson(error.code === 'unauthenticated' ? 401 : 400, new Headers(), {
+        code: error.code,
+        message: wireMessage(error),
+        details: jsonDetails(error),
+      });
+    }
+    return completeResponse(await handler(request));
+  }
+  // Thrown from the body, so that the library puts it into the form of the caller's protocol.
+  async function* checked(): AsyncIterable<Uint8Array> {
+    let body: Buffer;
+    try {
+      bearerToken(request.header.get('authorization') ?? undefined);
+      body = await readAll(request.body as AsyncIterable<Uint8Array>, maxMessageBytes);
+      checkBody(method, request.header.get('content-type') ?? '', body);
+    } catch (thrown) {
+      throw connectError(refused(thrown));
+    }
+    yield body;
+  }
+  return completeResponse(await handler({ ...request, body: checked() }));
+}
+
+/** The frame of an enveloped message comes on top. */
+const envelopeHead = 5;
+
+async function readAll(body: AsyncIterable<Uint8Array>, maxBytes: number): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of body) {
+    size += chunk.byteLength;
+    if (size > maxBytes + envelopeHead) {
+      throw new BrokerError('TOO_LARGE', `The request is larger than ${maxBytes} bytes.`);
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+const silent: Door = { encode: () => undefined, reply: () => undefined, cut: () => undefined };
+
+function beforeChain(method: Method, request: UniversalServerRequest): Incoming {
+  return {
+    method,
+    door: 'http',
+    authorization: undefined,
+    timeoutMs: undefined,
+    traceparent: readTraceparent(request.header.get('traceparent')),
+    decode: () => {
+      throw new Error('never parsed');
+    },
+  };
 }
 
 function unary(chain: Chain, method: Method, request: Message, context: HandlerContext): Promise<Message> {
@@ -97,7 +184,7 @@ function connectError(error: BrokerError): ConnectError {
  * What the library refuses before the chain is reached (bytes or JSON that it cannot parse, size, an unknown media type)
  * gets the details and the JSON body that all other refusals have.
  */
-export async function completeResponse(response: UniversalServerResponse): Promise<UniversalServerResponse> {
+async function completeResponse(response: UniversalServerResponse): Promise<UniversalServerResponse> {
   if (response.status < 400) return response;
   const header = new Headers(response.header);
   if (response.status === 401) header.set('www-authenticate', 'Bearer');
@@ -109,18 +196,10 @@ export async function completeResponse(response: UniversalServerResponse): Promi
   const bytes = Buffer.concat(chunks);
   const body = JSON.parse(bytes.toString()) as { code: string; message?: string; details?: unknown[] };
   if (body.details === undefined) {
-    const message = body.message ?? '';
-    const error = withField(libraryError(codeNumber[body.code as ErrorCode] ?? 0, message), message);
+    const error = libraryError(codeNumber[body.code as ErrorCode] ?? 0, body.message ?? '');
     if (error !== undefined) return withJson(response.status, header, { ...body, details: jsonDetails(error) });
   }
   return { ...response, header, body: once(bytes) };
-}
-
-/** The parser names the field in its message; BadRequest names it where programs look. */
-function withField(error: BrokerError | undefined, message: string): BrokerError | undefined {
-  const field = /cannot decode field [\w.]*?(\w+) from JSON/.exec(message)?.[1] ?? /key "(\w+)"/.exec(message)?.[1];
-  if (error?.reason !== 'FIELD_INVALID' || field === undefined) return error;
-  return new BrokerError('FIELD_INVALID', error.message, { violations: [{ field, description: message }] });
 }
 
 function jsonDetails(error: BrokerError): unknown[] {

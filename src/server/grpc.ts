@@ -12,6 +12,7 @@ import { BrokerError } from '../domain/errors.ts';
 import type { Emit } from '../observability/observability.ts';
 import type { LibraryCall } from './grpc-call.ts';
 import { GrpcCall, statusOf } from './grpc-call.ts';
+import type { Sockets } from './listener.ts';
 import { listenOn, trackSockets } from './listener.ts';
 import type { DoorLimits, DoorListen } from './options.ts';
 import { checkPlaintext } from './options.ts';
@@ -99,8 +100,8 @@ export function createGrpcDoor(options: GrpcDoorOptions): GrpcDoor {
     socket.setNoDelay(true);
     injector.injectConnection(socket);
   };
-  let listener: TcpServer | TlsServer;
-  let sockets: ReturnType<typeof trackSockets>;
+  let listener: TcpServer | TlsServer | undefined;
+  let sockets: Sockets | undefined;
   let tls: TlsSource | undefined;
   let sweep: NodeJS.Timeout | undefined;
 
@@ -154,15 +155,10 @@ export function createGrpcDoor(options: GrpcDoorOptions): GrpcDoor {
         if (listener === undefined) resolve();
         else listener.close(() => resolve());
       });
-      await new Promise<void>((resolve) => {
-        const cutOff = setTimeout(resolve, waitMs);
-        server.tryShutdown(() => {
-          clearTimeout(cutOff);
-          resolve();
-        });
-      });
+      // Says GOAWAY on every session; each ends when its last stream has. The library's callback does not wait for that.
+      server.tryShutdown(() => undefined);
+      await sockets?.closeAll(waitMs);
       server.forceShutdown();
-      sockets?.destroyAll();
       await closed;
     },
   };

@@ -1,5 +1,4 @@
 import { createContextValues } from '@connectrpc/connect';
-import type { UniversalHandler } from '@connectrpc/connect/protocol';
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
@@ -10,10 +9,12 @@ import { pipeline } from 'node:stream/promises';
 import type { Chain } from '../api/chain/chain.ts';
 import { BrokerError } from '../domain/errors.ts';
 import type { Emit } from '../observability/observability.ts';
-import { completeResponse, connectHandlers, cutKey } from './connect.ts';
+import type { RpcHandler } from './connect.ts';
+import { connectHandlers, cutKey } from './connect.ts';
 import { corsHeaders, isHostAccepted, preflightHeaders, securityHeaders } from './http-headers.ts';
 import type { HttpResponse, HttpRoute } from './http-route.ts';
 import { errorResponse, plainError, routeTable } from './http-route.ts';
+import type { Sockets } from './listener.ts';
 import { listenOn, trackSockets } from './listener.ts';
 import type { DoorLimits, DoorListen } from './options.ts';
 import { checkPlaintext } from './options.ts';
@@ -83,17 +84,17 @@ export function createHttpDoor(options: HttpDoorOptions): HttpDoor {
     else void serveRoute(path, request, response);
   }
 
-  async function serveRpc(rpc: UniversalHandler, request: Request, response: Response): Promise<void> {
+  async function serveRpc(rpc: RpcHandler, request: Request, response: Response): Promise<void> {
     try {
       const values = createContextValues().set(cutKey, () => response.destroy());
       const universal = universalRequestFromNodeRequest(request, response as ServerResponse, undefined, values);
       // The library would destroy the connection when it stops reading; the answer has to get out first.
       const body = request.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
-      const answer = await completeResponse(await rpc({ ...universal, body }));
+      const answer = await rpc.handle({ ...universal, body });
       await universalResponseToNodeResponse(answer, response);
     } catch (thrown) {
       if (response.headersSent || response.destroyed || request.destroyed) response.destroy();
-      else respond(request, response, errorResponse(thrown, rpc.requestPath, emit));
+      else respond(request, response, errorResponse(thrown, rpc.method.path, emit));
     }
   }
 
@@ -125,8 +126,8 @@ export function createHttpDoor(options: HttpDoorOptions): HttpDoor {
     }
   }
 
-  let server: Server | Http2SecureServer;
-  let sockets: ReturnType<typeof trackSockets>;
+  let server: Server | Http2SecureServer | undefined;
+  let sockets: Sockets | undefined;
   let tls: TlsSource | undefined;
   const http1 = {
     headersTimeout: limits.headersTimeoutMs,
@@ -173,13 +174,13 @@ export function createHttpDoor(options: HttpDoorOptions): HttpDoor {
       tls?.close();
       closing.abort();
       if (server === undefined) return;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const open = server;
+      const closed = new Promise<void>((resolve) => open.close(() => resolve()));
       // A kept-alive connection becomes idle when its last answer is out.
-      const idle = setInterval(() => 'closeIdleConnections' in server && server.closeIdleConnections(), 20);
-      const cutOff = setTimeout(sockets.destroyAll, waitMs);
+      const idle = setInterval(() => 'closeIdleConnections' in open && open.closeIdleConnections(), 20);
+      await sockets?.closeAll(waitMs);
       await closed;
       clearInterval(idle);
-      clearTimeout(cutOff);
     },
   };
 }

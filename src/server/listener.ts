@@ -1,4 +1,4 @@
-import type { AddressInfo, Server } from 'node:net';
+import type { AddressInfo, Server, Socket } from 'node:net';
 import type { DoorListen } from './options.ts';
 import { StartError } from './options.ts';
 
@@ -25,17 +25,36 @@ function explain({ code, message }: NodeJS.ErrnoException): string {
   return message;
 }
 
+export interface Sockets {
+  /** Waits until the peers have gone, then cuts off those that are left. */
+  closeAll: (waitMs: number) => Promise<void>;
+}
+
 /** Sockets of a server, so that stopping it can end those that their peers keep open. */
-export function trackSockets(server: Server): { destroyAll: () => void; count: () => number } {
-  const sockets = new Set<{ destroy: () => void }>();
+export function trackSockets(server: Server): Sockets {
+  const sockets = new Set<Socket>();
+  let emptied: (() => void) | undefined;
   server.on('connection', (socket) => {
     sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
+    // Finds peers that vanished without a word.
+    socket.setKeepAlive(true, 30_000);
+    socket.once('close', () => {
+      sockets.delete(socket);
+      if (sockets.size === 0) emptied?.();
+    });
   });
   return {
-    destroyAll: () => {
+    async closeAll(waitMs) {
+      if (sockets.size > 0) {
+        await new Promise<void>((resolve) => {
+          const cutOff = setTimeout(resolve, waitMs);
+          emptied = () => {
+            clearTimeout(cutOff);
+            resolve();
+          };
+        });
+      }
       for (const socket of sockets) socket.destroy();
     },
-    count: () => sockets.size,
   };
 }
