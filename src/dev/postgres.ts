@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { userInfo } from 'node:os';
@@ -32,6 +32,7 @@ export interface EmbeddedPostgresOptions {
  * nothing backed up.
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+  await refuseSecondServer(options.dataDir);
   const EmbeddedPostgres = await loadPackage();
   const port = options.port ?? (await freePort());
   const log: string[] = [];
@@ -88,6 +89,20 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
       await server.stop();
     },
   };
+}
+
+/** PostgreSQL would refuse as well, in words about lock files. */
+async function refuseSecondServer(dataDir: string): Promise<void> {
+  const pid = Number((await readFile(path.join(dataDir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n', 1)[0]);
+  if (!(pid > 0)) return;
+  try {
+    process.kill(pid, 0);
+  } catch {
+    return; // Left behind by a crash: PostgreSQL clears it away itself.
+  }
+  throw new Error(
+    `a PostgreSQL (process ${pid}) already runs in ${dataDir}: stop the other \`leasehold dev\` first, or use another --dir`,
+  );
 }
 
 async function startTimeout(): Promise<never> {
