@@ -31,8 +31,8 @@ const background = [];
 const count = { passed: 0, failed: 0, skipped: 0 };
 
 function start(block) {
-  // The state is read at the beginning and written at the end, so that an `export` or a `cd` outlives its block.
-  const script = `set -euo pipefail\n[ ! -f '${state}' ] || . '${state}'\n${block.code}\n{ export -p; printf 'cd %q\\n' "$PWD"; } > '${state}'\n`;
+  // The state is read at the beginning and written at the end, so that a variable (-a exports each) or a `cd` outlives its block.
+  const script = `set -aeuo pipefail\n[ ! -f '${state}' ] || . '${state}'\n${block.code}\n{ export -p; printf 'cd %q\\n' "$PWD"; } > '${state}'\n`;
   const child = spawn('bash', ['-c', script], { cwd: resolve('.'), stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   const run = { child, output: '', exited: undefined };
   const keep = (chunk) => {
