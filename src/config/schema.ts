@@ -226,5 +226,5 @@ function kindOf(value: unknown): string {
 function firstSentence(text: string): string {
   const end = text.search(/[.:;](\s|$)/);
   const sentence = end === -1 ? text : text.slice(0, end);
-  return sentence.charAt(0).toLowerCase() + sentence.slice(1);
+  return /^[A-Z][a-z ]/.test(sentence) ? sentence.charAt(0).toLowerCase() + sentence.slice(1) : sentence;
 }

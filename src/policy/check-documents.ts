@@ -239,7 +239,9 @@ function checkRule(report: Report, source: SourceDocument, path: FieldPath, rule
     : rule.tools.flatMap((name) => world.tools.get(name) ?? []);
   rule.tiers.forEach((tier, index) => {
     if (rule.tools.some((name) => world.maimedTools.has(name) || (name !== '*' && !world.tools.has(name)))) return;
-    if (covered.length === 0 || covered.some((tool) => tool.spec.tiers[tier] !== undefined)) return;
+    // A tool with none of the tiers has been reported above.
+    if (!covered.some((tool) => rule.tiers.some((one) => tool.spec.tiers[one] !== undefined))) return;
+    if (covered.some((tool) => tool.spec.tiers[tier] !== undefined)) return;
     report(source, [...path, 'tiers', index], `none of the rule's tools has a tier ${tier}`, 'remove it');
   });
   checkEffect(report, source, path, rule, covered);

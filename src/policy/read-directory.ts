@@ -5,11 +5,17 @@ import path from 'node:path';
 import type { Issue } from '../config/issue.ts';
 import { fsReason } from '../config/secret-source.ts';
 
-const maxDepth = 8;
-const maxEntries = 20_000;
-const maxFiles = 5_000;
 const maxFileBytes = 1024 * 1024;
-const maxTotalBytes = 32 * 1024 * 1024;
+
+/** What one directory may hold; far above what a large estate needs. */
+export interface DirectoryBounds {
+  depth: number;
+  entries: number;
+  files: number;
+  totalBytes: number;
+}
+
+const defaultBounds: DirectoryBounds = { depth: 8, entries: 20_000, files: 5_000, totalBytes: 32 * 1024 * 1024 };
 
 export interface PolicyFile {
   /** As the operator would write it: below the configured directory. */
@@ -29,7 +35,7 @@ export interface Listing {
  * files, and the inner folder of a mounted Kubernetes ConfigMap, whose visible files are links into it). A link that
  * leads out of the directory is refused: whoever may write there would choose which of the broker's files are read.
  */
-export async function listPolicyFiles(directory: string): Promise<Listing> {
+export async function listPolicyFiles(directory: string, bounds = defaultBounds): Promise<Listing> {
   const files: PolicyFile[] = [];
   const issues: Issue[] = [];
   const refuse = (file: string, message: string, hint?: string) =>
@@ -45,8 +51,8 @@ export async function listPolicyFiles(directory: string): Promise<Listing> {
 
   let entries = 0;
   const visit = async (folder: string, shown: string, depth: number): Promise<void> => {
-    if (depth > maxDepth) {
-      refuse(shown, `is more than ${maxDepth} folders deep`);
+    if (depth > bounds.depth) {
+      refuse(shown, `is more than ${bounds.depth} folders deep`);
       return;
     }
     let names;
@@ -58,7 +64,7 @@ export async function listPolicyFiles(directory: string): Promise<Listing> {
     }
     names.sort((a, b) => (a.name < b.name ? -1 : 1));
     for (const entry of names) {
-      if (++entries > maxEntries || files.length >= maxFiles) return;
+      if (++entries > bounds.entries || files.length > bounds.files) return;
       if (entry.name.startsWith('.')) continue;
       const file = path.join(shown, entry.name);
       const place = path.join(folder, entry.name);
@@ -89,11 +95,18 @@ export async function listPolicyFiles(directory: string): Promise<Listing> {
   };
   await visit(root, directory, 0);
 
-  if (entries > maxEntries) refuse(directory, `holds more than ${maxEntries} entries`);
-  else if (files.length >= maxFiles) refuse(directory, `holds ${maxFiles} or more documents' files`);
   const total = files.reduce((sum, file) => sum + file.stat.size, 0n);
-  if (total > BigInt(maxTotalBytes)) refuse(directory, `holds more than ${maxTotalBytes} bytes of documents`);
-  return { files, issues };
+  const beyond =
+    entries > bounds.entries
+      ? `${bounds.entries} entries`
+      : files.length > bounds.files
+        ? `${bounds.files} files`
+        : total > BigInt(bounds.totalBytes)
+          ? `${bounds.totalBytes} bytes`
+          : undefined;
+  if (beyond === undefined) return { files, issues };
+  refuse(directory, `holds more than ${beyond}`, 'policy.directory names a folder of policy documents alone');
+  return { files: [], issues };
 }
 
 /** Changes whenever a file is added, removed, replaced or written to. */
@@ -105,7 +118,7 @@ export function fingerprint({ files, issues }: Listing): string {
 }
 
 /** The text of a listed file; throws an Error whose message is for the operator. */
-export async function readPolicyFile({ real }: PolicyFile): Promise<string> {
+export async function readPolicyFile({ real, stat: listed }: PolicyFile): Promise<string> {
   let handle;
   try {
     // It was a plain file a moment ago. If it has become a link or a pipe since, this fails instead of hanging.
@@ -114,14 +127,15 @@ export async function readPolicyFile({ real }: PolicyFile): Promise<string> {
     throw new Error(fsReason(error));
   }
   try {
-    const buffer = Buffer.alloc(maxFileBytes + 1);
+    const buffer = Buffer.alloc(Number(listed.size) + 1);
     let length = 0;
     while (length < buffer.length) {
       const { bytesRead } = await handle.read(buffer, length, buffer.length - length, null);
       if (bytesRead === 0) break;
       length += bytesRead;
     }
-    if (length > maxFileBytes) throw new Error(`is larger than ${maxFileBytes} bytes`);
+    // It has grown since it was listed: another look will see it whole.
+    if (length > Number(listed.size)) throw new Error('is being written to');
     return decode(buffer.subarray(0, length));
   } finally {
     await handle.close();
