@@ -43,7 +43,7 @@ export function fileBundle({ path, clock, pollMs = 1000, staleAfter = 3_600_000 
   void begin();
   return {
     async keys(now) {
-      if (!hold.loaded() || !hold.fresh(now)) await begin();
+      if (!hold.fresh(now)) await begin();
       return hold.require(now);
     },
     refresh: async () => {

@@ -8,7 +8,6 @@ export interface KeyHold {
   replace(next: KeySet, now: Instant): void;
   /** The source could not be read or its content was refused: what is held stays, up to the bound. */
   failed(problem: string): void;
-  loaded(): boolean;
   fresh(now: Instant): boolean;
   /** Throws KEYS_STALE. */
   require(now: Instant): readonly VerificationKey[];
@@ -48,7 +47,6 @@ export function createKeyHold({ what, staleAfter, retryAfter }: KeyHoldOptions):
     failed(why) {
       problem = why;
     },
-    loaded: () => held !== undefined,
     fresh,
     require(now) {
       if (held !== undefined && fresh(now)) return held.keys;

@@ -64,7 +64,7 @@ export function createRemoteKeys(options: RemoteKeysOptions): KeySource {
   void begin();
   return {
     async keys(now) {
-      if (!hold.loaded() && attempting !== undefined) await attempting;
+      // Joins the attempt that is under way, as at the start.
       if (!hold.fresh(now)) await refresh();
       return hold.require(now);
     },

@@ -1,11 +1,11 @@
-import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { fileBundle } from '../../../src/attestors/jwt-svid/file-bundle.ts';
 import { httpsBundle } from '../../../src/attestors/jwt-svid/https-bundle.ts';
 import type { HttpsBundleOptions } from '../../../src/attestors/jwt-svid/https-bundle.ts';
-import { refreshInterval } from '../../../src/attestors/keys/remote-keys.ts';
+import { createRemoteKeys, refreshInterval } from '../../../src/attestors/keys/remote-keys.ts';
 import { startHttpsEndpoint } from '../../support/bundle-server.ts';
 import { createTestTrustDomain } from '../../support/svid.ts';
 import { expectRefusal, manualClock } from '../attestor-forge.ts';
@@ -160,6 +160,26 @@ describe('a bundle endpoint', () => {
     expect(endpoint.requests()).toBe(requests);
   });
 
+  test('leaves no timer behind and starts nothing once it is closed, even amid an attempt', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      let loads = 0;
+      const load = (signal: AbortSignal) => {
+        loads += 1;
+        return new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(new Error('x'))));
+      };
+      const clock = manualClock();
+      const keys = createRemoteKeys({ what: 'x', load, clock, ...limits });
+      await keys.close();
+      expect(vi.getTimerCount()).toBe(0);
+      clock.advance(limits.minRefresh);
+      await keys.refresh();
+      expect(loads).toBe(1);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   test('that hangs does not hold up closing', async () => {
     const endpoint = await startHttpsEndpoint(() => undefined);
     opened.push(endpoint);
@@ -252,6 +272,15 @@ describe('a bundle in a file', () => {
     await bundle.refresh();
     expect(bundle.status(clock.now()).detail).toMatch(/is not JSON/);
     expect(bundle.status(clock.now()).detail).not.toMatch(/BEGIN|MIGH/);
+  });
+
+  test('that is too large is refused without being read', async () => {
+    const { file, bundle, clock } = await open('');
+    // Sparse: it takes no room, but reading it would fail in another way.
+    await truncate(file, 3 * 1024 ** 3);
+    await bundle.refresh();
+    await bundle.refresh();
+    expect(bundle.status(clock.now()).detail).toMatch(/larger than 1048576 bytes/);
   });
 
   test('that is a directory or endless is refused', async () => {

@@ -158,6 +158,19 @@ describe('OIDC', () => {
     expect(await attest(it, signed(it, {}, { x5t: 'abc', cty: 'x' }))).toMatchObject(it.expected);
   });
 
+  test('only a token whose key is unknown makes the attestor ask for newer keys', async () => {
+    const it = await open();
+    await attest(it, signed(it));
+    const before = it.provider.requests();
+    it.clock.advance(limits.minRefresh);
+    const good = signed(it);
+    await expectRefusal(attest(it, `${good.slice(0, -8)}AAAAAAAA`), 'ATTESTATION_INVALID', /signature is wrong/);
+    await expectRefusal(attest(it, signed(it, { aud: 'x' }, { kid: 'x' })), 'ATTESTATION_INVALID', /audience/);
+    expect(it.provider.requests()).toBe(before);
+    await expectRefusal(attest(it, signed(it, {}, { kid: 'x' })), 'ATTESTATION_INVALID', /does not publish/);
+    expect(it.provider.requests()).toBe(before + 2);
+  });
+
   test('keys for encryption verify nothing', async () => {
     const it = await open();
     const jwks = await fetch(it.provider.jwksUri).then((response) => response.json() as Promise<{ keys: object[] }>);
@@ -249,8 +262,9 @@ describe('OIDC', () => {
 
   test('only an issuer on this machine may have its keys over http', () => {
     const jwks_uri = 'http://127.0.0.1/jwks';
-    const issuer = 'http://[::1]:8080';
-    expect(jwksUriOf({ issuer, jwks_uri }, issuer).href).toBe(jwks_uri);
+    for (const issuer of ['http://[::1]:8080', 'http://localhost:8080', 'https://127.0.0.1']) {
+      expect(jwksUriOf({ issuer, jwks_uri }, issuer).href).toBe(jwks_uri);
+    }
     expect(() => jwksUriOf({ issuer: 'https://ci.test', jwks_uri }, 'https://ci.test')).toThrow(/must be https/);
   });
 
