@@ -38,6 +38,8 @@ export interface TaskFilter {
 export interface TaskStore {
   /** A task that the same opener made with the same request_id is returned instead, with its digest. */
   insert(task: NewTask, events: AuditEvent[]): Promise<{ task: Task; inserted: boolean; requestDigest: string }>;
+  /** What this opener made with that request_id. */
+  byRequest(tenant: string, opener: string, requestId: string): Promise<{ task: Task; requestDigest: string } | undefined>;
   get(tenant: string, taskId: string): Promise<Task | undefined>;
   list(filter: TaskFilter): Promise<Page<Task>>;
   /** Pins the agent's workload when none is pinned yet; returns the task as it stands afterwards. */

@@ -66,7 +66,16 @@ export function createTasks(options: TasksOptions) {
     open: async (caller: Caller, request: OpenRequest) => {
       const now = clock.now();
       const revision = policy.current();
-      const task = newTask(caller, request, now, revision);
+      let task: ReturnType<typeof newTask>;
+      try {
+        task = newTask(caller, request, now, revision);
+      } catch (error) {
+        // What made sense when it was first sent may not now (its deadline passed, a tool was taken out): a retry still
+        // gets its task.
+        const earlier = await tasks.byRequest(caller.tenant, caller.workload, request.requestId);
+        if (earlier?.requestDigest !== request.requestDigest) throw error;
+        return { task: earlier.task, plan: planOf(revision, earlier.task, now), revision: revision.digest };
+      }
       const plan = planOf(revision, task, now);
       const event = auditEvent(task, 'task.opened', caller.workload, now, {
         intent: task.intent,

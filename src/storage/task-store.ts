@@ -12,6 +12,7 @@ const at = (value: Instant | undefined) => (value === undefined ? null : new Dat
 export function createTaskStore(pool: pg.Pool): TaskStore {
   return {
     insert: (task, events) => insert(pool, task, events),
+    byRequest: (tenant, opener, requestId) => guarded(() => byRequest(pool, tenant, opener, requestId)),
 
     get: (tenant, taskId) =>
       guarded(async () => {
@@ -86,14 +87,19 @@ async function insert(pool: pg.Pool, task: NewTask, events: AuditEvent[]) {
       ],
     });
     if (rows[0]) return { task: taskFromRow(rows[0]), inserted: true, requestDigest: task.requestDigest };
-    const existing = await pool.query({
-      name: 'task-by-request',
-      text: 'SELECT * FROM tasks WHERE tenant = $1 AND opener = $2 AND request_id = $3',
-      values: [task.tenant, task.opener, task.requestId],
-    });
-    const row = existing.rows[0] as Record<string, unknown>;
-    return { task: taskFromRow(row), inserted: false, requestDigest: row.request_digest as string };
+    const existing = await byRequest(pool, task.tenant, task.opener, task.requestId);
+    return { ...existing!, inserted: false };
   });
+}
+
+async function byRequest(pool: pg.Pool, tenant: string, opener: string, requestId: string) {
+  const { rows } = await pool.query({
+    name: 'task-by-request',
+    text: 'SELECT * FROM tasks WHERE tenant = $1 AND opener = $2 AND request_id = $3',
+    values: [tenant, opener, requestId],
+  });
+  const row = rows[0] as Record<string, unknown> | undefined;
+  return row && { task: taskFromRow(row), requestDigest: row.request_digest as string };
 }
 
 /** Changes one open task and writes its event in the same statement; undefined when it is not open (or `when` fails). */
