@@ -19,7 +19,7 @@ export interface TlsSource {
 }
 
 export interface TlsSourceOptions {
-  door: string;
+  door: 'grpc' | 'http';
   files: TlsFiles;
   intervalMs: number;
   /** Puts a new pair into use; throws when it cannot be. */
@@ -40,7 +40,7 @@ export async function openTls({ door, files, intervalMs, apply, emit }: TlsSourc
     pair = await load(files);
   } catch (cause) {
     throw new StartError(
-      `The ${door} door cannot use ${files.certFile} with ${files.keyFile}: ${(cause as Error).message}.`,
+      `The ${door === 'grpc' ? 'gRPC' : 'HTTP'} door cannot use ${files.certFile} with ${files.keyFile}: ${(cause as Error).message}.`,
       { cause },
     );
   }
