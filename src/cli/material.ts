@@ -58,31 +58,22 @@ function materialVariables({ material }: Credential): Record<string, string> | u
   };
 }
 
-/** For a person: the lease, then, unless it went to a file, the material that was asked for. */
+/** For a person: the lease, and, unless it went to a file, the material that was asked for. */
 export function showCredential(credential: Credential, withMaterial: boolean): void {
-  const { lease, material } = credential;
+  const { lease } = credential;
   fields([
     ['lease', lease?.leaseId],
     ['tool', lease === undefined ? '' : `${lease.tool}:${tierName(lease.tier)}`],
     ['expires', moment(lease?.expireTime)],
     ['renew after', moment(credential.renewAfter)],
     ['allowed by', lease?.policyRule],
+    ...(withMaterial ? materialFields(credential) : []),
   ]);
-  if (!withMaterial) return;
-  if (material.case === 'accessToken') {
-    fields([
-      ['type', material.value.tokenType],
-      ['token', material.value.token],
-    ]);
-  } else if (material.case === 'postgresLogin') {
-    const { host, port, database, username, password, sslmode } = material.value;
-    fields([
-      ['host', host],
-      ['port', String(port)],
-      ['database', database],
-      ['username', username],
-      ['password', password],
-      ['sslmode', sslmode],
-    ]);
-  }
+}
+
+function materialFields({ material }: Credential): [string, string][] {
+  if (material.case === 'accessToken') return [['token', material.value.token]];
+  if (material.case !== 'postgresLogin') return [];
+  const { host, port, database, username, password, sslmode } = material.value;
+  return Object.entries({ host, port: String(port), database, username, password, sslmode });
 }

@@ -62,7 +62,7 @@ describe('credential issue', () => {
     expect(seen).toMatchObject({ taskId, tool: 'warehouse', tier: Tier.READ, justification: 'month end', requestId });
     expect(stdout).toContain(leaseId);
     expect(stdout).toMatch(/^renew after +2030-01-02T03:04:05Z/m);
-    expect(stdout).toContain(`password  ${password}\n`);
+    expect(stdout).toContain(`password     ${password}\n`);
   });
 
   test('--json prints the response', async () => {

@@ -275,10 +275,10 @@ describe('task watch', () => {
       .split('\n')
       .map((line) => line.slice(10));
     expect(said).toEqual([
-      'task   open  1 unsettled',
-      `lease  active  ${leaseId}  warehouse:read`,
-      'task   closed  1 revoked',
-      `lease  revoked  ${leaseId}  warehouse:read`,
+      'task   open      1 unsettled',
+      `lease  active    ${leaseId}  warehouse:read`,
+      'task   closed    1 revoked',
+      `lease  revoked   ${leaseId}  warehouse:read`,
     ]);
   });
 

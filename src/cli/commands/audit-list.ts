@@ -42,12 +42,19 @@ export function auditList(parent: Command): void {
             event.kind,
             event.actor,
             event.leaseId || '-',
-            Object.entries(event.detail ?? {})
-              .map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
-              .join(' '),
+            shortened(
+              Object.entries(event.detail ?? {})
+                .map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
+                .join(' '),
+            ),
           ]),
         );
       }
       if (nextPageToken !== '') remote.line(`more: --page-token ${nextPageToken}`);
     });
+}
+
+/** Enough to see what it was; `--json` has the whole. */
+function shortened(text: string): string {
+  return text.length > 160 ? `${text.slice(0, 159)}…` : text;
 }

@@ -3,6 +3,9 @@ import { CliError } from '../cli-error.ts';
 import { defineRemote, type RemoteOptions } from '../define.ts';
 import { identifier } from '../values.ts';
 
+/** Of the longest state or outcome that is common. */
+const width = 'settling'.length;
+
 export function taskWatch(parent: Command): void {
   const command = defineRemote(parent, {
     name: 'watch',
@@ -31,14 +34,16 @@ export function taskWatch(parent: Command): void {
         }
         if (state !== previous) {
           const tone = remote.taskTone(now.task?.state ?? remote.TaskState.UNSPECIFIED);
-          remote.line(`${clock()}  task   ${remote.toned(state, tone)}  ${remote.summaryText(now.summary)}`);
+          remote.line(
+            `${clock()}  task   ${remote.toned(state.padEnd(width), tone)}  ${remote.summaryText(now.summary)}`,
+          );
         }
         for (const lease of now.leases) {
           const becomes = remote.outcomeName(lease.outcome) || remote.leaseStateName(lease.state);
           if (seen.get(lease.leaseId) === becomes) continue;
           seen.set(lease.leaseId, becomes);
           const what = remote.printable(`${lease.leaseId}  ${lease.tool}:${remote.tierName(lease.tier)}`);
-          remote.line(`${clock()}  lease  ${remote.toned(becomes, remote.leaseTone(lease))}  ${what}`);
+          remote.line(`${clock()}  lease  ${remote.toned(becomes.padEnd(width), remote.leaseTone(lease))}  ${what}`);
         }
       }
       if (state === 'close_degraded') {
