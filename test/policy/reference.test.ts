@@ -18,7 +18,7 @@ const conditions: Record<string, (context: Record<string, string>) => boolean | 
 };
 
 const someOrStar = (names: string[]): fc.Arbitrary<string[]> =>
-  fc.oneof(fc.constant(['*']), fc.subarray(names, { minLength: 1 }));
+  fc.oneof(fc.constant<string[]>(['*']), fc.subarray(names, { minLength: 1 }));
 
 const anyRule = fc
   .record({
