@@ -43,7 +43,7 @@ function issueAdvice(sqlstate: string | undefined, target: string, group: string
     case '42704':
       return `target ${target} has no role ${group}: the tool's owner has to create it or correct the tier's groupRole`;
     case '42501':
-      return `the broker's login at target ${target} may not create this login: the tool's owner has to grant it CREATEROLE, and ${group} WITH ADMIN OPTION`;
+      return `the broker's login at target ${target} may not create this login: the tool's owner has to grant it CREATEROLE, and ${group} WITH ADMIN OPTION to the target's grantor (to the login itself where the target names none)`;
     case '42601':
       return `target ${target} does not understand the tier's create statements: the tool's owner has to correct them`;
     case '28P01':

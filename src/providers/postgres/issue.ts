@@ -1,12 +1,15 @@
 import pg from 'pg';
 import type { Millis } from '../../domain/time.ts';
 import { sqlstateOf } from './errors.ts';
-import { render } from './statements.ts';
+import { grantsMembership, render } from './statements.ts';
 import type { StatementTemplate, StatementValues } from './statements.ts';
 import type { Connection } from './target.ts';
 
 const duplicateObject = '42710';
 const uniqueViolation = '23505';
+/** "tuple concurrently updated" has no code of its own. */
+const concurrentlyUpdated = 'XX000';
+const maxAttempts = 10;
 
 /**
  * Makes the login in one round trip and one transaction: statements sent in one message commit or fail together. When
@@ -18,9 +21,15 @@ export async function issueLogin(
   statements: readonly StatementTemplate[],
   deadline: Millis,
   values: StatementValues,
+  grantor: string | undefined,
 ): Promise<void> {
   const guard = lateGuard(connection.targetTime(deadline));
-  const create = [...statements.map((template) => render(template, values)), guard].join(';\n');
+  const create = [
+    ...statements.map((template) =>
+      asGrantor(render(template, values), grantsMembership(template) ? grantor : undefined),
+    ),
+    guard,
+  ].join(';\n');
   try {
     await connection.query(create);
   } catch (error) {
@@ -29,10 +38,28 @@ export async function issueLogin(
     if (code !== duplicateObject && code !== uniqueViolation) throw error;
     const role = pg.escapeIdentifier(values.role);
     const password = pg.escapeLiteral(values.password);
-    await connection.query(
+    await replacePassword(
+      connection,
       `ALTER ROLE ${role} PASSWORD ${password} VALID UNTIL ${pg.escapeLiteral(values.expires)};\n${guard}`,
     );
   }
+}
+
+/** Two retries at once for one lease: PostgreSQL fails the second instead of letting it wait for the first. */
+async function replacePassword(connection: Connection, sql: string): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await connection.query(sql);
+      return;
+    } catch (error) {
+      if (sqlstateOf(error) !== concurrentlyUpdated || attempt >= maxAttempts) throw error;
+    }
+  }
+}
+
+/** The role is taken on for this statement alone: what follows, and what uses the connection next, is the login's own. */
+export function asGrantor(sql: string, grantor: string | undefined): string {
+  return grantor === undefined ? sql : `SET LOCAL ROLE ${pg.escapeIdentifier(grantor)};\n${sql};\nSET LOCAL ROLE NONE`;
 }
 
 /**

@@ -117,14 +117,15 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
       const deadline = performance.now() + timeout * 0.9;
       const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeout)]);
       const secret = await secrets.take();
+      const values = {
+        role,
+        group: tierOptions.groupRole,
+        password: secret.verifier,
+        expires: new Date(lease.expiresAt).toISOString(),
+      };
       try {
         await target.issuing.use(bounded, (connection) =>
-          issueLogin(connection, tierOptions.statements, deadline, {
-            role,
-            group: tierOptions.groupRole,
-            password: secret.verifier,
-            expires: new Date(lease.expiresAt).toISOString(),
-          }),
+          issueLogin(connection, tierOptions.statements, deadline, values, target.config.grantor),
         );
       } catch (error) {
         throw issueError(error, name, tierOptions.groupRole, [
@@ -141,7 +142,7 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
       await atTarget(handle, signal, async ({ target, role }) => {
         const timeout = target.config.revokeTimeout ?? defaults.revokeTimeout;
         const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeout)]);
-        await revokeLogin(target.revoking, role, target.config.reassignTo, bounded);
+        await revokeLogin(target.revoking, role, target.config, bounded);
       });
     },
 

@@ -1,7 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { sqlstateOf, TargetError } from './errors.ts';
-import type { Connection, TargetPool } from './target.ts';
+import { asGrantor } from './issue.ts';
+import type { Connection, PostgresTarget, TargetPool } from './target.ts';
+
+type HandOver = Pick<PostgresTarget, 'reassignTo' | 'grantor'>;
 
 /** What another replica that revokes the same role causes here: begin again and look. */
 const concurrent = new Set(['42704', '40001', '40P01', '23505', 'XX000']);
@@ -16,12 +19,12 @@ const terminateWait = 2_000;
 export async function revokeLogin(
   pool: TargetPool,
   role: string,
-  reassignTo: string | undefined,
+  handOver: HandOver,
   signal: AbortSignal,
 ): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
     try {
-      await pool.use(signal, (connection) => revokeOnce(connection, role, reassignTo));
+      await pool.use(signal, (connection) => revokeOnce(connection, role, handOver));
       return;
     } catch (error) {
       const code = sqlstateOf(error);
@@ -36,7 +39,7 @@ export async function roleExists({ query }: Connection, role: string): Promise<b
   return rowCount !== 0;
 }
 
-async function revokeOnce(connection: Connection, role: string, reassignTo: string | undefined): Promise<void> {
+async function revokeOnce(connection: Connection, role: string, handOver: HandOver): Promise<void> {
   const { query } = connection;
   const found = await query(
     `SELECT r.oid::text AS oid, r.rolcanlogin AS open, pg_has_role(current_user, r.oid, 'USAGE') AS ours
@@ -52,7 +55,7 @@ async function revokeOnce(connection: Connection, role: string, reassignTo: stri
   if (!state.ours) await query(`GRANT ${name} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`);
   await endSessions(connection, role, state.oid);
   await refusePreparedTransactions(connection, role);
-  await dropRole(connection, role, state.oid, reassignTo);
+  await dropRole(connection, role, state.oid, handOver);
   // A session that had passed the login check when the role was shut shows up only now.
   await endSessions(connection, role, state.oid);
   if (await roleExists(connection, role)) throw new TargetError(`${role} is there again after it was dropped`);
@@ -84,12 +87,7 @@ async function refusePreparedTransactions({ query }: Connection, role: string): 
   );
 }
 
-async function dropRole(
-  { query }: Connection,
-  role: string,
-  oid: string,
-  reassignTo: string | undefined,
-): Promise<void> {
+async function dropRole({ query }: Connection, role: string, oid: string, handOver: HandOver): Promise<void> {
   const name = pg.escapeIdentifier(role);
   await query('BEGIN');
   try {
@@ -99,7 +97,7 @@ async function dropRole(
           AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) LIMIT 1`,
       [oid],
     );
-    if (owns.rowCount !== 0) await reassign(query, name, oid, reassignTo);
+    if (owns.rowCount !== 0) await reassign(query, name, oid, handOver);
     await query(`DROP OWNED BY ${name}`);
     await query(`DROP ROLE ${name}`);
     await query('COMMIT');
@@ -113,7 +111,7 @@ async function reassign(
   query: Connection['query'],
   name: string,
   oid: string,
-  reassignTo: string | undefined,
+  { reassignTo, grantor }: HandOver,
 ): Promise<void> {
   // Its first group by name, unless configured; a login without a group leaves what it owns to the broker's own role.
   const { rows } = await query(
@@ -134,9 +132,9 @@ async function reassign(
   const borrow = found !== undefined && !found.ours;
   // Handing over needs membership in both roles. Taken for this transaction only: the broker's login does not keep the
   // group's privileges. Grants of one role to one member collide, so one transaction at a time gets here.
-  if (borrow) await query(`GRANT ${owner} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`);
+  if (borrow) await query(asGrantor(`GRANT ${owner} TO SESSION_USER WITH INHERIT TRUE, SET TRUE`, grantor));
   await query(`REASSIGN OWNED BY ${name} TO ${owner}`);
-  if (borrow) await query(`REVOKE ${owner} FROM CURRENT_USER GRANTED BY CURRENT_USER`);
+  if (borrow) await query(asGrantor(`REVOKE ${owner} FROM SESSION_USER GRANTED BY CURRENT_USER`, grantor));
 }
 
 function explainDrop(error: unknown, role: string): unknown {

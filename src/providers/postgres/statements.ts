@@ -29,6 +29,11 @@ export function render(template: StatementTemplate, values: StatementValues): st
   return sql;
 }
 
+/** `GRANT role TO role`, as opposed to privileges `ON` something. */
+export function grantsMembership(template: StatementTemplate): boolean {
+  return /^GRANT\s/i.test(template.texts[0]!) && !template.texts.some((text) => /\sON\s/i.test(text));
+}
+
 function token(name: Placeholder, value: string): string {
   if (value.includes('\0')) throw new Error(`{{${name}}} holds a NUL`);
   return placeholders[name] === 'identifier' ? pg.escapeIdentifier(value) : pg.escapeLiteral(value);

@@ -25,6 +25,11 @@ export interface PostgresTarget {
   /** Where the broker finds it, when that differs from `host` and `port`. */
   connectHost?: string;
   connectPort?: number;
+  /**
+   * Role that may hand out the group roles; the broker's login takes it on for that one statement. When unset the login
+   * hands them out itself, which costs PostgreSQL a look at every role that the login has made.
+   */
+  grantor?: string;
   /** Role that gets what a login owns when it is revoked; the login's group role when unset. */
   reassignTo?: string;
 }
@@ -101,7 +106,7 @@ export function openPool(target: PostgresTarget, size: number, statementTimeout:
           const difference = offset;
           return await work({ query: client.query.bind(client), targetTime: (at) => new Date(at + difference) });
         })();
-        return await untilAborted(running, signal, () => running.catch(() => undefined));
+        return await untilAborted(running, signal, () => void running.catch(() => undefined));
       } catch (error) {
         failure = error instanceof Error ? error : new Error(String(error));
         throw error;

@@ -52,6 +52,7 @@ export async function startTargetCluster(): Promise<TargetCluster> {
       port: server.port,
       database: 'orders',
       user: 'leasehold_admin',
+      grantor: 'leasehold_grantor',
       password: adminPassword,
       sslmode: 'disable',
       poolSize: 4,
@@ -71,7 +72,9 @@ export function readmeSql(password: string): string {
 CREATE ROLE orders_read NOLOGIN;
 CREATE ROLE orders_write NOLOGIN;
 
-GRANT orders_read, orders_write TO leasehold_admin WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
+CREATE ROLE leasehold_grantor NOLOGIN;
+GRANT leasehold_grantor TO leasehold_admin WITH INHERIT FALSE, SET TRUE;
+GRANT orders_read, orders_write TO leasehold_grantor WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 `;
 }
 
