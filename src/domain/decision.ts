@@ -32,8 +32,7 @@ export function decide(
   const decision = revision.decide({ task, access, ...context });
   if (decision.effect !== 'allow') return { effect: decision.effect, rule: decision.rule, reason: decision.reason };
   const life = lifeOf(decision, tier, task.deadline - context.now);
-  // Shorter than the tier's minimum is useless to the agent, unless the whole task is that short.
-  if (life < Math.min(tier.ttl.min, task.deadline - task.openedAt) || life < 1_000) {
+  if (life < leastLife(tier, task)) {
     return {
       effect: 'too_late',
       rule: decision.rule,
@@ -45,4 +44,12 @@ export function decide(
 
 function lifeOf(decision: Decision, tier: ToolTier, untilDeadline: Millis): Millis {
   return Math.min(decision.ttl ?? tier.ttl.default, tier.ttl.max, untilDeadline);
+}
+
+/**
+ * Shorter than the tier's minimum is useless to an agent. A task that has not room for two such lives takes less, so that
+ * whatever its length its agent has the tier's minimum of time to ask in.
+ */
+function leastLife(tier: ToolTier, task: Task): Millis {
+  return Math.max(1_000, Math.min(tier.ttl.min, task.deadline - task.openedAt - tier.ttl.min));
 }

@@ -56,7 +56,13 @@ describe('the plan of a task', () => {
         reason: expect.stringContaining('approves it'),
       },
       { ...ledgerRead, effect: Effect.ALLOW, ttl: { seconds: 60n }, revocationKind: RevocationKind.BOUNDED },
-      { tool: 'reports', tier: Tier.WRITE, effect: Effect.DENY, policyRule: '', reason: expect.stringContaining('no rule') },
+      {
+        tool: 'reports',
+        tier: Tier.WRITE,
+        effect: Effect.DENY,
+        policyRule: '',
+        reason: expect.stringContaining('no rule'),
+      },
     ]);
     for (const entry of plan.filter(({ effect }) => effect !== Effect.ALLOW)) expect(entry.ttl).toBeUndefined();
     expect(policyRevision).toMatch(/^sha256:[0-9a-f]{64}$/);
@@ -84,7 +90,9 @@ describe('the plan of a task', () => {
       agentWorkload: analystId,
       heartbeatInterval: { seconds: 60n },
     });
-    expect(await sql(served.estate.databaseUrl, 'SELECT * FROM leasehold.tasks WHERE task_id = $1', [taskId])).toMatchObject([
+    expect(
+      await sql(served.estate.databaseUrl, 'SELECT * FROM leasehold.tasks WHERE task_id = $1', [taskId]),
+    ).toMatchObject([
       {
         intent: 'count the invoices',
         agent: 'analyst',
@@ -104,7 +112,8 @@ describe('a task that does not make sense is refused at the field', () => {
   const good = () => ({ intent: 'x', agent: 'analyst', tools: [reportsRead] });
   const in10s = () => timestampFromMs(Date.now() + 10_000);
   const many = Array.from({ length: 65 }, (_, index) => ({ tool: `t${index}`, tier: Tier.READ }));
-  const context = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, index) => [`k${index}`, 'v']));
+  const context = (count: number) =>
+    Object.fromEntries(Array.from({ length: count }, (_, index) => [`k${index}`, 'v']));
 
   test.each([
     ['no intent', 'intent', () => ({ intent: '   ' })],
@@ -115,7 +124,11 @@ describe('a task that does not make sense is refused at the field', () => {
     ['no tools', 'tools', () => ({ tools: [] })],
     ['65 tools', 'tools', () => ({ tools: many })],
     ['a tool twice', 'tools[1]', () => ({ tools: [reportsRead, reportsRead] })],
-    ['a tool that nobody registered', 'tools[1]', () => ({ tools: [reportsRead, { tool: 'nothing', tier: Tier.READ }] })],
+    [
+      'a tool that nobody registered',
+      'tools[1]',
+      () => ({ tools: [reportsRead, { tool: 'nothing', tier: Tier.READ }] }),
+    ],
     ['a tool that is no name', 'tools[0].tool', () => ({ tools: [{ tool: 'a b', tier: Tier.READ }] })],
     ['a tier that its tool has not', 'tools[0]', () => ({ tools: [{ tool: 'reports', tier: Tier.EXECUTE }] })],
     ['no tier', 'tools[0].tier', () => ({ tools: [{ tool: 'reports', tier: Tier.UNSPECIFIED }] })],
@@ -127,12 +140,20 @@ describe('a task that does not make sense is refused at the field', () => {
     ['65 context entries', 'context', () => ({ context: context(65) })],
     ['a deadline and a ttl', 'ttl', () => ({ deadline: in10s(), ttl: { seconds: 10n } })],
     ['a deadline in the past', 'deadline', () => ({ deadline: timestampFromMs(Date.now() - 1_000) })],
-    ['a deadline beyond the longest life', 'deadline', () => ({ deadline: timestampFromMs(Date.now() + 25 * 3_600_000) })],
+    [
+      'a deadline beyond the longest life',
+      'deadline',
+      () => ({ deadline: timestampFromMs(Date.now() + 25 * 3_600_000) }),
+    ],
     ['a ttl of nothing', 'ttl', () => ({ ttl: { seconds: 0n } })],
     ['a negative ttl', 'ttl', () => ({ ttl: { seconds: -5n } })],
     ['a ttl beyond the longest life', 'ttl', () => ({ ttl: { seconds: 25n * 3_600n } })],
     ['an absurd ttl', 'ttl', () => ({ ttl: { seconds: 9_000_000_000_000_000n } })],
-    ['a workload of another agent', 'agent_workload', () => ({ agentWorkload: 'spiffe://dev.leasehold.test/agent/crew/1' })],
+    [
+      'a workload of another agent',
+      'agent_workload',
+      () => ({ agentWorkload: 'spiffe://dev.leasehold.test/agent/crew/1' }),
+    ],
     ['a workload that is none', 'agent_workload', () => ({ agentWorkload: 'nobody at all' })],
     ['a heartbeat under one second', 'heartbeat_interval', () => ({ heartbeatInterval: { nanos: 999_000_000 } })],
     ['a heartbeat over a day', 'heartbeat_interval', () => ({ heartbeatInterval: { seconds: 86_401n } })],
@@ -162,15 +183,21 @@ describe('a task that does not make sense is refused at the field', () => {
 
 describe('a request_id', () => {
   test('opens one task however often and however simultaneously it is sent', async () => {
-    const request = { requestId: randomUUID(), intent: 'once', agent: 'analyst', tools: [reportsRead], context: { b: '1', a: '2' } };
+    const request = {
+      requestId: randomUUID(),
+      intent: 'once',
+      agent: 'analyst',
+      tools: [reportsRead],
+      context: { b: '1', a: '2' },
+    };
     const answers = await Promise.all(Array.from({ length: 8 }, () => served.tasks.openTask(request)));
     const again = await served.tasks.openTask({ ...request, context: { a: '2', b: '1' } });
     expect(new Set([...answers, again].map(({ task }) => task!.taskId)).size).toBe(1);
     expect(again.plan).toMatchObject([{ effect: Effect.ALLOW }]);
     const taskId = again.task!.taskId;
-    expect(await sql(served.estate.databaseUrl, 'SELECT kind FROM leasehold.audit_events WHERE task_id = $1', [taskId])).toEqual([
-      { kind: 'task.opened' },
-    ]);
+    expect(
+      await sql(served.estate.databaseUrl, 'SELECT kind FROM leasehold.audit_events WHERE task_id = $1', [taskId]),
+    ).toEqual([{ kind: 'task.opened' }]);
   });
 
   test.each([
@@ -188,7 +215,13 @@ describe('a request_id', () => {
   });
 
   test('answers with the task as it is now, also once it is closed', async () => {
-    const request = { requestId: randomUUID(), intent: 'once', agent: 'analyst', tools: [reportsRead], ttl: { seconds: 60n } };
+    const request = {
+      requestId: randomUUID(),
+      intent: 'once',
+      agent: 'analyst',
+      tools: [reportsRead],
+      ttl: { seconds: 60n },
+    };
     const first = await served.tasks.openTask(request);
     await served.tasks.closeTask({ taskId: first.task!.taskId, wait: true });
     const again = await served.tasks.openTask(request);

@@ -132,7 +132,12 @@ export async function openTask(
   tools: OpenInit['tools'],
   change: OpenInit = {},
 ): Promise<OpenTaskResponse & { task: Task; taskId: string }> {
-  const opened = await tasks.openTask({ intent: 'an end-to-end test', agent: 'analyst', tools: tools ?? [], ...change });
+  const opened = await tasks.openTask({
+    intent: 'an end-to-end test',
+    agent: 'analyst',
+    tools: tools ?? [],
+    ...change,
+  });
   return { ...opened, task: opened.task!, taskId: opened.task!.taskId };
 }
 
@@ -177,7 +182,9 @@ export async function logIn({ host, port, database, username, password }: Postgr
 
 /** `undefined` when the target lets it in, else its SQLSTATE. */
 export async function loginRefusal(login: PostgresLogin): Promise<string | undefined> {
-  return await loggedIn(login, () => Promise.resolve(undefined)).catch((error: unknown) => (error as pg.DatabaseError).code);
+  return await loggedIn(login, () => Promise.resolve(undefined)).catch(
+    (error: unknown) => (error as pg.DatabaseError).code,
+  );
 }
 
 /** What the target itself says about a login role. */
