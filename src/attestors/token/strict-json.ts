@@ -47,29 +47,21 @@ function inspect(text: string): void {
   const open: { names: Set<string> | undefined; nameNext: boolean }[] = [];
   for (let at = 0; at < text.length; at++) {
     const scope = open.at(-1);
-    switch (text[at]) {
-      case '{':
-      case '[':
-        if (open.length === maxDepth) throw new StrictJsonError(`is nested deeper than ${maxDepth}`);
-        open.push(text[at] === '{' ? { names: new Set(), nameNext: true } : { names: undefined, nameNext: false });
-        break;
-      case '}':
-      case ']':
-        open.pop();
-        break;
-      case ',':
-        if (scope?.names) scope.nameNext = true;
-        break;
-      case '"': {
-        const end = endOfString(text, at);
-        const content = readString(text.slice(at, end + 1));
-        if (scope?.names && scope.nameNext) {
-          if (scope.names.has(content)) throw new StrictJsonError('names a member twice');
-          scope.names.add(content);
-          scope.nameNext = false;
-        }
-        at = end;
+    const character = text[at];
+    if (character === '{' || character === '[') {
+      if (open.length === maxDepth) throw new StrictJsonError(`is nested deeper than ${maxDepth}`);
+      open.push({ names: character === '{' ? new Set() : undefined, nameNext: character === '{' });
+    } else if (character === '}' || character === ']') open.pop();
+    else if (character === ',' && scope?.names) scope.nameNext = true;
+    else if (character === '"') {
+      const end = endOfString(text, at);
+      const content = readString(text.slice(at, end + 1));
+      if (scope?.names && scope.nameNext) {
+        if (scope.names.has(content)) throw new StrictJsonError('names a member twice');
+        scope.names.add(content);
+        scope.nameNext = false;
       }
+      at = end;
     }
   }
 }
