@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as timer } from 'node:timers/promises';
 import { adminService, type Component } from './api/admin-service.ts';
 import { auditService } from './api/audit-service.ts';
+import type { Service } from './api/call.ts';
 import { credentialService } from './api/credential-service.ts';
 import { revocationService } from './api/revocation-service.ts';
 import { taskService } from './api/task-service.ts';
@@ -49,6 +50,8 @@ export interface BrokerOptions {
   write?: (line: string) => void;
   /** For fault tests: called where the process may be killed. */
   reached?: Reached;
+  /** Served on both doors beside the broker's own, behind the same chain. For benchmarks. */
+  services?: readonly Service[];
 }
 
 export interface Broker {
@@ -260,6 +263,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           leases: storage.leases,
           components,
         }),
+        ...(options.services ?? []),
       ],
       authenticate: async (token) => callerOf(await attestation.attest(token)),
       clock,

@@ -1,0 +1,85 @@
+import { parseArgs } from 'node:util';
+import { scenarios } from './scenarios.ts';
+
+export interface Arguments {
+  scenarios: ReadonlySet<string>;
+  concurrency: number[];
+  /** Measured time of each scenario at each concurrency. */
+  seconds: number;
+  /** Slices that the seconds are cut into; slices of different scenarios alternate. */
+  rounds: number;
+  openLeases: number[];
+  json: boolean;
+  dir: string | undefined;
+  profileDir: string | undefined;
+}
+
+const names = [...new Set(scenarios.map(({ name }) => name))];
+
+export const usage = `npm run bench -- <scenario> … [options]
+
+  <scenario>              ${names.join(', ')}, or all
+  --concurrency 1,8,64    calls in flight
+  --seconds 5             measured time of each point
+  --rounds 5              slices that the time is cut into; scenarios take turns, slice by slice
+  --open-leases 100,100000  (issue-jwt) one broker for each number of open leases, taking turns
+  --json                  one JSON object per point on stdout
+  --dir <folder>          where the database goes; the disk decides what a commit costs (default: the temporary folder)
+  --cpu-prof <folder>     write a CPU profile of the broker there
+
+echo and commit are always measured beside what was asked for: the ratios are to the same run's.`;
+
+export class UsageError extends Error {}
+
+export function parseArguments(argv: readonly string[]): Arguments | 'help' {
+  const { values, positionals } = parse(argv);
+  if (values.help) return 'help';
+  const asked = positionals.includes('all') ? names : positionals;
+  if (asked.length === 0) throw new UsageError(`say what to measure: ${names.join(', ')} or all`);
+  const unknown = asked.find((name) => !names.includes(name));
+  if (unknown !== undefined) throw new UsageError(`there is no scenario ${unknown}: choose ${names.join(', ')} or all`);
+  const openLeases =
+    values['open-leases'] === undefined ? [] : numbers('open-leases', values['open-leases'], 1_000_000, 0);
+  if (openLeases.length > 0 && asked.some((name) => name !== 'issue-jwt')) {
+    throw new UsageError('--open-leases goes with the scenario issue-jwt alone');
+  }
+  return {
+    scenarios: new Set(['echo', 'commit', ...asked]),
+    concurrency: numbers('concurrency', values.concurrency, 256),
+    seconds: numbers('seconds', values.seconds, 600)[0]!,
+    rounds: numbers('rounds', values.rounds, 100)[0]!,
+    openLeases,
+    json: values.json,
+    dir: values.dir,
+    profileDir: values['cpu-prof'],
+  };
+}
+
+function parse(argv: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...argv],
+      allowPositionals: true,
+      options: {
+        concurrency: { type: 'string', default: '1,8,64' },
+        seconds: { type: 'string', default: '5' },
+        rounds: { type: 'string', default: '5' },
+        'open-leases': { type: 'string' },
+        json: { type: 'boolean', default: false },
+        dir: { type: 'string' },
+        'cpu-prof': { type: 'string' },
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+function numbers(option: string, text: string, max: number, min = 1): number[] {
+  const list = text.split(',').map(Number);
+  if (list.some((value) => !Number.isInteger(value) || value < min || value > max)) {
+    throw new UsageError(`--${option} takes whole numbers from ${min} to ${max}`);
+  }
+  return list;
+}

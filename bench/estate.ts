@@ -1,0 +1,159 @@
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { createClient, type Client, type Interceptor } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-node';
+import pg from 'pg';
+import { devWorkload, prepareDevEnvironment } from '../src/dev/environment.ts';
+import { freePort, startEmbeddedPostgres } from '../src/dev/postgres.ts';
+import { CredentialService } from '../src/gen/leasehold/v1/credential_service_pb.js';
+import { TaskService } from '../src/gen/leasehold/v1/task_service_pb.js';
+import { startChild } from './child.ts';
+import type { SliceResult, Slice, Usage } from './protocol.ts';
+
+/** A real PostgreSQL, with the settings that it comes with, and one process for the load. Everything goes away at `stop`. */
+export interface Machine {
+  superuserUrl: string;
+  /** What the numbers depend on, as the server itself says. */
+  settings: Record<string, string>;
+  load(slice: Slice): Promise<SliceResult>;
+  startBroker(name: string, options: { profileDir?: string }): Promise<Estate>;
+  stop(): Promise<void>;
+}
+
+/** One broker in a process of its own, with its database and its target. */
+export interface Estate {
+  grpcPort: number;
+  /** Superuser, in the broker's own database. */
+  database: pg.Client;
+  databaseUrl: string;
+  /** The broker's login at the target, which may make roles. */
+  targetUrl: string;
+  /** As the orchestrator. */
+  tasks: Client<typeof TaskService>;
+  /** As the agent. */
+  credentials: Client<typeof CredentialService>;
+  mint(workload: string): Promise<string>;
+  usage(): Promise<Usage>;
+  stop(): Promise<void>;
+}
+
+export async function startMachine(base: string | undefined): Promise<Machine> {
+  const dir = await mkdtemp(path.join(base ?? tmpdir(), 'leasehold-bench-'));
+  // As root the server runs as the user `postgres`, who has to get through to its data.
+  await chmod(dir, 0o755);
+  const closers: (() => Promise<unknown>)[] = [() => rm(dir, { recursive: true, force: true })];
+  const stop = async () => {
+    for (const close of closers.splice(0).reverse()) await close();
+  };
+  try {
+    const server = await startEmbeddedPostgres({
+      dataDir: path.join(dir, 'postgres'),
+      password: randomBytes(24).toString('hex'),
+      settings: ['max_connections=300'],
+    });
+    closers.push(() => server.stop());
+    const superuserUrl = `postgres://${server.user}:${server.password}@${server.host}:${server.port}/postgres`;
+    const { child: load } = startChild<Slice, SliceResult>('load', []);
+    closers.push(() => load.stop());
+    return {
+      superuserUrl,
+      settings: await durability(superuserUrl),
+      load: load.ask,
+      startBroker: async (name, options) => {
+        const estate = await startEstate(path.join(dir, name), superuserUrl, name, options);
+        closers.push(estate.stop);
+        return estate;
+      },
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function startEstate(
+  dir: string,
+  superuserUrl: string,
+  name: string,
+  { profileDir }: { profileDir?: string },
+): Promise<Estate> {
+  const [grpcPort, httpPort] = [await freePort(), await freePort()];
+  const unbounded = { callsPerSecond: 1_000_000, burst: 1_000_000 };
+  const environment = await prepareDevEnvironment({
+    dir,
+    superuserUrl,
+    database: `b_${name}`,
+    target: `w_${name}`,
+    grpcPort,
+    httpPort,
+    overrides: {
+      // The load is one caller; its bounds are not what is measured.
+      server: {
+        grpc: { listen: `127.0.0.1:${grpcPort}` },
+        http: { listen: `127.0.0.1:${httpPort}` },
+        limits: unbounded,
+      },
+      // So that a renewed lease is settled while the renewals are still being measured, not in somebody else's slice.
+      tasks: { renewalOverlap: '1s' },
+      log: { level: 'warn', format: 'text' },
+    },
+  });
+  const mint = (workload: string) =>
+    environment.trustDomain.mint({ workload: devWorkload(workload), audience: 'leasehold', ttl: 3_600_000 });
+  const profile = profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`];
+  const { child, first } = startChild<object, Usage>('broker', [environment.configFile], profile);
+  await first();
+
+  const { target } = environment;
+  const url = (user: string, password: string, database: string) =>
+    `postgres://${user}:${password}@${target.host}:${target.port}/${database}`;
+  const superuser = new URL(superuserUrl);
+  const databaseUrl = url(superuser.username, superuser.password, `b_${name}`);
+  const database = new pg.Client({ connectionString: databaseUrl, options: '-c search_path=leasehold' });
+  await database.connect();
+  const transport = async (workload: string) => {
+    const token = await mint(workload);
+    const authorize: Interceptor = (next) => async (request) => {
+      request.header.set('authorization', `Bearer ${token}`);
+      return await next(request);
+    };
+    const baseUrl = `http://127.0.0.1:${httpPort}`;
+    return createConnectTransport({ baseUrl, httpVersion: '1.1', interceptors: [authorize] });
+  };
+  return {
+    grpcPort,
+    database,
+    databaseUrl,
+    targetUrl: url(target.user, target.password, target.database),
+    tasks: createClient(TaskService, await transport('orchestrator')),
+    credentials: createClient(CredentialService, await transport('agent/analyst')),
+    mint,
+    usage: () => child.ask({}),
+    stop: async () => {
+      await database.end();
+      await child.stop();
+    },
+  };
+}
+
+/** Refuses a server on which a commit is not a commit: the numbers would be worth nothing. */
+async function durability(superuserUrl: string): Promise<Record<string, string>> {
+  const client = new pg.Client({ connectionString: superuserUrl });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ name: string; setting: string }>(
+      `SELECT name, setting FROM pg_settings
+       WHERE name IN ('server_version', 'fsync', 'synchronous_commit', 'full_page_writes', 'wal_sync_method') ORDER BY name`,
+    );
+    const settings = Object.fromEntries(rows.map((row) => [row.name, row.setting]));
+    if (settings['fsync'] !== 'on' || settings['synchronous_commit'] !== 'on') {
+      throw new Error('the database of a benchmark has to have fsync and synchronous_commit on');
+    }
+    return settings;
+  } finally {
+    await client.end();
+  }
+}
