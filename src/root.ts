@@ -65,6 +65,7 @@ const tenant = 'default';
 const jwksCacheAge: Millis = 300_000;
 const statusListTtl: Millis = 15_000;
 const maxClockOffset: Millis = 10_000;
+const revokeTimeout: Millis = 10_000;
 
 /** The composition root: configuration in, running broker out. The only place that wires. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
@@ -130,7 +131,11 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 
     const keyRing = createKeyRing({
       pool: storage.pool,
-      sealer: createSealer({ current: sealingKey(config), random: randomBytes }),
+      sealer: createSealer({
+        current: sealingKey(config),
+        previous: config.keys.previousSealingKeys.map((key) => readSealingKey(key)),
+        random: randomBytes,
+      }),
       clock,
       tenant,
       rotateEvery: config.keys.rotateEvery,
@@ -163,10 +168,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       store: storage.settlement,
       providers,
       concurrency: 16,
-      revokeTimeout: 10_000,
+      revokeTimeout,
+      patience: 1_000,
       settleBound: config.tasks.settleBound,
       giveUpAfter: 24 * 3_600_000,
       random: Math.random,
+      sleep,
       reached,
       emit,
     });
@@ -370,6 +377,9 @@ function postgresTargets(targets: Readonly<Record<string, TargetConfig>>) {
         ...(target.caFile === undefined ? {} : { ca: readFileSync(target.caFile, 'utf8') }),
         poolSize: target.poolSize,
         issueTimeout: target.issueTimeout,
+        revokeTimeout,
+        ...(target.grantor === undefined ? {} : { grantor: target.grantor }),
+        ...(target.reassignTo === undefined ? {} : { reassignTo: target.reassignTo }),
       },
     ]),
   );

@@ -12,11 +12,14 @@ export interface SettlerOptions {
   concurrency: number;
   /** Longest time that one revocation may take. */
   revokeTimeout: Millis;
+  /** How long a round waits for its revocations; those of a slow target then go on beside the next rounds. */
+  patience: Millis;
   /** A task that is closing for longer is `close_degraded`, until its last lease has an outcome. */
   settleBound: Millis;
   /** A lease that could not be revoked for so long after its expiry is `irrevocable`. */
   giveUpAfter: Millis;
   random: () => number;
+  sleep: (ms: Millis, signal: AbortSignal) => Promise<void>;
   reached: Reached;
   emit: Emit;
 }
@@ -24,11 +27,15 @@ export interface SettlerOptions {
 export type Settler = ReturnType<typeof createSettler>;
 
 const batch = 500;
+/** Between two attempts at one lease. */
 const longestPause: Millis = 30_000;
+/** Between two looks at a failing target: short, because what fails may be one lease of many. */
+const longestRest: Millis = 5_000;
 
 /**
  * Takes due leases to an outcome (design §2 Settlement). Every step can be repeated: a claim runs out, a revocation is
- * idempotent, an outcome is written once. A target that fails is left alone for a while, so that it holds up no other.
+ * idempotent, an outcome is written once. A target that fails is left alone for a while, and one that hangs is not waited
+ * for, so that it holds up no other.
  */
 export function createSettler(options: SettlerOptions) {
   const { clock, store, providers } = options;
@@ -37,6 +44,8 @@ export function createSettler(options: SettlerOptions) {
   const claimFor = options.revokeTimeout + 5_000;
   /** Target → when to try it again. */
   const resting = new Map<string, { until: Instant; failures: number }>();
+  /** Targets with revocations of an earlier round under way: they get no more until those have ended. */
+  const busy = new Set<string>();
 
   return {
     claimFor,
@@ -46,9 +55,12 @@ export function createSettler(options: SettlerOptions) {
       const now = clock.now();
       const done = await store.settleSelfContained(selfContained, now, batch);
       if (done > 0) options.emit('settle.batch', { leases: done });
-      const claimed = await store.claim(atTarget, now, claimFor, options.concurrency, restingTargets(now));
+      const claimed = await store.claim(atTarget, now, claimFor, options.concurrency, [
+        ...busy,
+        ...restingTargets(now),
+      ]);
       if (claimed.length > 0) options.reached('settle.claimed');
-      await settleAll(claimed);
+      await patiently([...byTarget(claimed)].map(([target, leases]) => settleAt(target, leases)));
       const completed = await store.completeTasks(clock.now(), batch);
       for (const task of completed) options.emit('task.closed', task);
       const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
@@ -75,6 +87,25 @@ export function createSettler(options: SettlerOptions) {
     return [...resting].filter(([, rest]) => rest.until > now).map(([target]) => target);
   }
 
+  async function settleAt(target: string, leases: readonly Lease[]): Promise<void> {
+    busy.add(target);
+    try {
+      await settleAll(leases);
+    } catch (error) {
+      // Nothing is lost: the claims run out, and the next one finds the credentials gone.
+      options.emit('storage.failed', { operation: 'settle', error });
+    } finally {
+      busy.delete(target);
+    }
+  }
+
+  async function patiently(work: readonly Promise<void>[]): Promise<void> {
+    if (work.length === 0) return;
+    const done = new AbortController();
+    const all = Promise.all(work).then(() => done.abort());
+    await Promise.race([all, options.sleep(options.patience, done.signal)]);
+  }
+
   async function settleAll(leases: readonly Lease[]): Promise<void> {
     const results = await Promise.all(leases.map((lease) => revoke(lease)));
     const settled = results.filter((result) => result !== undefined);
@@ -94,7 +125,7 @@ export function createSettler(options: SettlerOptions) {
 
   async function revoke(lease: Lease): Promise<Settled | undefined> {
     const provider = providers.get(lease.provider) as TargetProvider;
-    const target = lease.handle.split('/', 1)[0]!;
+    const target = targetOf(lease);
     try {
       await provider.revoke(lease.handle, AbortSignal.timeout(options.revokeTimeout));
       resting.delete(target);
@@ -112,18 +143,39 @@ export function createSettler(options: SettlerOptions) {
       await store.failed(lease, message, now + claimFor);
       return { lease, outcome: 'irrevocable', deadBy: undefined };
     }
-    const failures = (resting.get(target)?.failures ?? 0) + 1;
-    if (resting.size < 1_000) resting.set(target, { until: now + pause(failures), failures });
-    const retryInMs = pause(lease.settleAttempts);
+    rest(target, now);
+    const retryInMs = pause(lease.settleAttempts, longestPause);
     await store.failed(lease, message, now + retryInMs);
     options.emit('settle.failed', { ...leaseFields(lease), attempts: lease.settleAttempts, retryInMs, error });
     return undefined;
   }
 
-  /** 1 s, 2 s, 4 s … 30 s, spread so that a returning target is not met by everything at once. */
-  function pause(failures: number): Millis {
-    return Math.min(longestPause, 1_000 * 2 ** Math.min(failures - 1, 10)) * (0.5 + options.random());
+  /** Leases that fail together count as one failure of their target. */
+  function rest(target: string, now: Instant): void {
+    const before = resting.get(target);
+    if (before !== undefined && before.until > now) return;
+    const failures = (before?.failures ?? 0) + 1;
+    if (resting.size < 1_000) resting.set(target, { until: now + pause(failures, longestRest), failures });
   }
+
+  /** 1 s, 2 s, 4 s …, spread so that a returning target is not met by everything at once. */
+  function pause(failures: number, longest: Millis): Millis {
+    return Math.min(longest, 1_000 * 2 ** Math.min(failures - 1, 10)) * (0.5 + options.random());
+  }
+}
+
+function targetOf(lease: Lease): string {
+  return lease.handle.split('/', 1)[0]!;
+}
+
+function byTarget(leases: readonly Lease[]): Map<string, Lease[]> {
+  const groups = new Map<string, Lease[]>();
+  for (const lease of leases) {
+    const group = groups.get(targetOf(lease));
+    if (group === undefined) groups.set(targetOf(lease), [lease]);
+    else group.push(lease);
+  }
+  return groups;
 }
 
 /** After the target was seen without the credential. */
