@@ -1,7 +1,17 @@
 import { describe, test } from 'vitest';
 import type { FaultPoint } from '../../src/domain/telemetry.ts';
 import { createEstate, startProcess } from '../support/broker.ts';
-import { callers, expectSettled, logIn, loginOf, openTask, ordersSeenBy, refusalOf, reportsRead, warehouseRead } from './support.ts';
+import {
+  callers,
+  expectSettled,
+  logIn,
+  loginOf,
+  openTask,
+  ordersSeenBy,
+  refusalOf,
+  reportsRead,
+  warehouseRead,
+} from './support.ts';
 
 const points: FaultPoint[] = ['close.committed', 'settle.claimed', 'settle.revoked', 'settle.recorded'];
 

@@ -1,7 +1,20 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createEstate, startInProcess, type TestEstate } from '../support/broker.ts';
 import { asSuperuser } from '../support/postgres.ts';
-import { brokerRows, callers, eventually, expectSettled, leasesOf, loginOf, openTask, ordersSeenBy, refusalOf, reportsRead, rolesOf, warehouseRead } from './support.ts';
+import {
+  brokerRows,
+  callers,
+  eventually,
+  expectSettled,
+  leasesOf,
+  loginOf,
+  openTask,
+  ordersSeenBy,
+  refusalOf,
+  reportsRead,
+  rolesOf,
+  warehouseRead,
+} from './support.ts';
 
 let estate: TestEstate;
 let broker: Awaited<ReturnType<typeof startInProcess>>;
@@ -29,21 +42,45 @@ const failOnce = (when: string, act: string, trigger: string) => `
 const raise = `RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'`;
 
 afterEach(() =>
-  sabotage('DROP TRIGGER IF EXISTS fault ON audit_events; DROP TRIGGER IF EXISTS fault ON leases; DROP FUNCTION IF EXISTS fault; DROP SEQUENCE IF EXISTS fault'),
+  sabotage(
+    'DROP TRIGGER IF EXISTS fault ON audit_events; DROP TRIGGER IF EXISTS fault ON leases; DROP FUNCTION IF EXISTS fault; DROP SEQUENCE IF EXISTS fault',
+  ),
 );
 
 /** Fault 4: the provider has made the credential, and recording it fails. */
 const onIssued = `NEW.kind = 'lease.issued'`;
 test.for([
-  ['the audit event', failOnce(onIssued, raise, 'CREATE TRIGGER fault BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION fault()')],
-  ['the lease', failOnce(`NEW.state = 'active'`, raise, 'CREATE TRIGGER fault BEFORE UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION fault()')],
+  [
+    'the audit event',
+    failOnce(
+      onIssued,
+      raise,
+      'CREATE TRIGGER fault BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION fault()',
+    ),
+  ],
+  [
+    'the lease',
+    failOnce(
+      `NEW.state = 'active'`,
+      raise,
+      'CREATE TRIGGER fault BEFORE UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION fault()',
+    ),
+  ],
   [
     'the commit itself',
-    failOnce(onIssued, raise, 'CREATE CONSTRAINT TRIGGER fault AFTER INSERT ON audit_events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fault()'),
+    failOnce(
+      onIssued,
+      raise,
+      'CREATE CONSTRAINT TRIGGER fault AFTER INSERT ON audit_events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fault()',
+    ),
   ],
   [
     'the connection',
-    failOnce(onIssued, 'PERFORM pg_terminate_backend(pg_backend_pid())', 'CREATE TRIGGER fault BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION fault()'),
+    failOnce(
+      onIssued,
+      'PERFORM pg_terminate_backend(pg_backend_pid())',
+      'CREATE TRIGGER fault BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION fault()',
+    ),
   ],
 ] as const)('when %s fails, the login is revoked and never returned', async ([, sql]) => {
   const { agent, orchestrator } = callers(estate);
@@ -51,14 +88,19 @@ test.for([
   const request = { requestId: crypto.randomUUID(), taskId, ...warehouseRead };
   await sabotage(sql);
 
-  expect(await refusalOf(agent.issueCredential(request))).toMatchObject({ code: 'Unavailable', reason: 'STORAGE_UNAVAILABLE' });
+  expect(await refusalOf(agent.issueCredential(request))).toMatchObject({
+    code: 'Unavailable',
+    reason: 'STORAGE_UNAVAILABLE',
+  });
   const [failed] = await leasesOf(estate, taskId);
   expect(failed).toMatchObject({ settle_cause: 'abandoned' });
   await eventually(async () => {
     expect((await leasesOf(estate, taskId))[0]).toMatchObject({ state: 'settled', outcome: 'revoked' });
     expect(await rolesOf(estate, [failed!])).toEqual([]);
   });
-  expect(await brokerRows(estate, `SELECT FROM audit_events WHERE task_id = $1 AND kind = 'lease.issued'`, [taskId])).toEqual([]);
+  expect(
+    await brokerRows(estate, `SELECT FROM audit_events WHERE task_id = $1 AND kind = 'lease.issued'`, [taskId]),
+  ).toEqual([]);
 
   const { credential } = await agent.issueCredential(request);
   expect(await ordersSeenBy(loginOf(credential))).toBe(3);
@@ -72,8 +114,17 @@ test('when the write of a token’s lease fails, the token is never returned', a
   const request = { requestId: crypto.randomUUID(), taskId, ...reportsRead };
   // The pin of the agent comes first and has its own event.
   await agent.issueCredential({ taskId, ...reportsRead });
-  await sabotage(failOnce(onIssued, raise, 'CREATE TRIGGER fault BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION fault()'));
-  expect(await refusalOf(agent.issueCredential(request))).toMatchObject({ code: 'Unavailable', reason: 'STORAGE_UNAVAILABLE' });
+  await sabotage(
+    failOnce(
+      onIssued,
+      raise,
+      'CREATE TRIGGER fault BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION fault()',
+    ),
+  );
+  expect(await refusalOf(agent.issueCredential(request))).toMatchObject({
+    code: 'Unavailable',
+    reason: 'STORAGE_UNAVAILABLE',
+  });
   expect(await leasesOf(estate, taskId)).toHaveLength(1);
   await agent.issueCredential(request);
   expect(await leasesOf(estate, taskId)).toHaveLength(2);
@@ -94,7 +145,11 @@ test('one task’s failing row does not fail the others of its batch', async () 
 
 /** Fault 18: without audit nothing is issued. */
 test.for([
-  ['read-only', 'REVOKE INSERT ON audit_events FROM leasehold_broker', 'GRANT INSERT ON audit_events TO leasehold_broker'],
+  [
+    'read-only',
+    'REVOKE INSERT ON audit_events FROM leasehold_broker',
+    'GRANT INSERT ON audit_events TO leasehold_broker',
+  ],
   [
     'full',
     `CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ${raise}; END $$;

@@ -123,7 +123,9 @@ test.for([
   );
   const leases = await leasesOf(estate, taskId);
   expect(leases).toHaveLength(1);
-  expect(new Set(answers.map(({ credential }) => credential!.lease!.leaseId))).toEqual(new Set([leases[0]!['lease_id']]));
+  expect(new Set(answers.map(({ credential }) => credential!.lease!.leaseId))).toEqual(
+    new Set([leases[0]!['lease_id']]),
+  );
   if (access === reportsRead) {
     const claims = answers.map(({ credential }) => claimsOf(tokenOf(credential)));
     for (const other of claims) expect(other).toEqual(claims[0]);
@@ -131,7 +133,12 @@ test.for([
   }
   // Each answer replaces the password; the one that was made last works.
   const works = await Promise.all(
-    answers.map(({ credential }) => ordersSeenBy(loginOf(credential)).then((count) => count === 3, () => false)),
+    answers.map(({ credential }) =>
+      ordersSeenBy(loginOf(credential)).then(
+        (count) => count === 3,
+        () => false,
+      ),
+    ),
   );
   expect(works.filter(Boolean)).toHaveLength(1);
   expect(await rolesOf(estate, leases)).toHaveLength(1);

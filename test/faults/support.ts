@@ -7,7 +7,11 @@ import { parse, stringify } from 'yaml';
 import { freePort } from '../../src/dev/postgres.ts';
 import { ErrorInfoSchema } from '../../src/gen/google/rpc/error_details_pb.js';
 import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
-import { CredentialService, type Credential, type PostgresLogin } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import {
+  CredentialService,
+  type Credential,
+  type PostgresLogin,
+} from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import type { TestEstate } from '../support/broker.ts';
 import { asSuperuser } from '../support/postgres.ts';
@@ -38,7 +42,11 @@ export async function openTask(estate: TestEstate, port?: number): Promise<strin
 }
 
 /** What the broker's own tables hold, read by a superuser: never the broker's word alone. */
-export async function brokerRows(estate: Pick<TestEstate, 'databaseUrl'>, sql: string, values: unknown[] = []): Promise<Row[]> {
+export async function brokerRows(
+  estate: Pick<TestEstate, 'databaseUrl'>,
+  sql: string,
+  values: unknown[] = [],
+): Promise<Row[]> {
   return await asSuperuser(estate.databaseUrl, async (client) => {
     await client.query('SET search_path = leasehold');
     return (await client.query<Row>(sql, values)).rows;
@@ -147,7 +155,11 @@ export async function retrying<T>(
 /** Every lease has an outcome, the target has none of the roles, and the task has ended. */
 export async function expectSettled(estate: TestEstate, taskId: string, timeout = 20_000): Promise<Row[]> {
   await eventually(async () => {
-    const rows = await brokerRows(estate, 'SELECT state, settled_at IS NOT NULL AS settled FROM tasks WHERE task_id = $1', [taskId]);
+    const rows = await brokerRows(
+      estate,
+      'SELECT state, settled_at IS NOT NULL AS settled FROM tasks WHERE task_id = $1',
+      [taskId],
+    );
     expect(rows).toEqual([{ state: 'closed', settled: true }]);
   }, timeout);
   const leases = await leasesOf(estate, taskId);
@@ -169,7 +181,9 @@ export async function editConfig(estate: TestEstate, edit: (config: RawFile) => 
 }
 
 /** A second replica: the same configuration on ports of its own. */
-export async function secondReplica(estate: TestEstate): Promise<{ configFile: string; httpPort: number; grpcPort: number }> {
+export async function secondReplica(
+  estate: TestEstate,
+): Promise<{ configFile: string; httpPort: number; grpcPort: number }> {
   const [grpcPort, httpPort] = [await freePort(), await freePort()];
   const config = parse(await readFile(estate.configFile, 'utf8')) as RawFile;
   config['server'] = {
@@ -194,4 +208,15 @@ export async function editPolicy(estate: TestEstate, file: string, edit: (text: 
 export async function backUp(file: string): Promise<() => Promise<void>> {
   await copyFile(file, `${file}.kept`);
   return async () => await copyFile(`${file}.kept`, file);
+}
+
+/** The same numbers in every run (mulberry32). */
+export function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
 }
