@@ -176,7 +176,8 @@ export function createTasks(options: TasksOptions) {
       let last = '';
       for (;;) {
         const current = await view(task);
-        const shape = JSON.stringify(current);
+        // A heartbeat moves only what no watcher is shown.
+        const shape = JSON.stringify({ ...current, task: { ...current.task, heartbeatDue: undefined } });
         if (shape !== last) yield current;
         last = shape;
         if (current.task.settledAt !== undefined || signal.aborted) return;
