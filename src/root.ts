@@ -233,6 +233,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       leases: storage.leases,
       cache,
       wake: storage.wake,
+      asOfNow: callerOf,
       newRequestId: randomUUID,
       sleep,
       emit,

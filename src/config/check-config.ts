@@ -82,6 +82,9 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
   }
   const { sealingKey } = keys;
   if (sealingKey !== undefined) secret(written(['keys'], 'sealingKey'), () => readSealingKey(sealingKey));
+  keys.previousSealingKeys.forEach((key, index) =>
+    secret(['keys', 'previousSealingKeyFiles', index], () => readSealingKey(key)),
+  );
   attestation.trustDomains.forEach(({ bundle }, index) => {
     const path = ['attestation', 'trustDomains', index, 'bundle'];
     if ('file' in bundle) file([...path, 'file'], bundle.file);

@@ -50,6 +50,8 @@ export interface DatabaseConfig {
 export interface KeysConfig {
   /** Absent: only `leasehold dev` runs, with a key of its own making. */
   sealingKey: SecretSource | undefined;
+  /** Earlier ones, which still open what they sealed. */
+  previousSealingKeys: readonly SecretSource[];
   rotateEvery: Millis;
   publishAhead: Millis;
   algorithm: 'ES256';
@@ -98,10 +100,12 @@ export interface PostgresTargetConfig {
   database: string;
   user: string;
   password: SecretSource;
-  sslmode: 'verify-full' | 'require' | 'disable';
+  sslmode: 'verify-full' | 'verify-ca' | 'require' | 'disable';
   caFile: string | undefined;
   poolSize: number;
   issueTimeout: Millis;
+  grantor: string | undefined;
+  reassignTo: string | undefined;
   /** What agents are told. */
   connect: { host: string; port: number };
 }

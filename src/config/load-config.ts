@@ -87,6 +87,8 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     caFile: optional(of.caFile),
     poolSize: of.poolSize,
     issueTimeout: millis(of.issueTimeout),
+    grantor: of.grantor,
+    reassignTo: of.reassignTo,
     connect: { host: of.connectHost ?? of.host, port: of.connectPort ?? of.port },
   });
   const { server, database, keys, attestation, tasks } = raw;
@@ -111,6 +113,9 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     },
     keys: {
       sealingKey: secret('keys.sealingKey', keys.sealingKeyFile, keys.sealingKeyEnv),
+      previousSealingKeys: keys.previousSealingKeyFiles.map((name, index) =>
+        fileSecret(`keys.previousSealingKeyFiles[${index}]`, resolve(name)),
+      ),
       rotateEvery: millis(keys.rotateEvery),
       publishAhead: millis(keys.publishAhead),
       algorithm: keys.algorithm,

@@ -18,6 +18,7 @@ export interface RawConfig {
   keys: {
     sealingKeyFile?: string;
     sealingKeyEnv?: string;
+    previousSealingKeyFiles: string[];
     rotateEvery: string;
     publishAhead: string;
     algorithm: 'ES256';
@@ -68,10 +69,12 @@ export interface RawTarget {
   user: string;
   passwordFile?: string;
   passwordEnv?: string;
-  sslmode: 'verify-full' | 'require' | 'disable';
+  sslmode: 'verify-full' | 'verify-ca' | 'require' | 'disable';
   caFile?: string;
   poolSize: number;
   issueTimeout: string;
+  grantor?: string;
+  reassignTo?: string;
   connectHost?: string;
   connectPort?: number;
 }

@@ -76,6 +76,7 @@ export async function prepareDevEnvironment(options: DevEnvironmentOptions): Pro
         port: target.port,
         database: target.database,
         user: target.user,
+        grantor: target.grantor,
         passwordFile: await secret('target-password', target.password),
         sslmode: 'disable',
       },

@@ -6,15 +6,18 @@ export interface SampleTarget {
   host: string;
   port: number;
   database: string;
-  /** CREATEROLE, ADMIN on the two groups, nothing else. */
+  /** CREATEROLE, and the right to take on `grantor`; nothing else. */
   user: string;
   password: string;
+  /** ADMIN on the two groups. */
+  grantor: string;
 }
 
 // Roles belong to the whole cluster: two that prepare it at once do so one after the other.
 const lock = 7_236_502;
 const read = 'warehouse_read';
 const write = 'warehouse_write';
+const grantor = 'warehouse_grantor';
 
 /** Makes the sample target, a database `name` with some orders, or resets the broker's password there. */
 export async function prepareSampleTarget(superuserUrl: string, name: string): Promise<SampleTarget> {
@@ -23,11 +26,12 @@ export async function prepareSampleTarget(superuserUrl: string, name: string): P
   const password = randomBytes(24).toString('base64url');
   await withClient(superuserUrl, async (client) => {
     await client.query('SELECT pg_advisory_lock($1)', [lock]);
-    for (const role of [read, write, admin]) await createRole(client, role);
+    for (const role of [read, write, grantor, admin]) await createRole(client, role);
     await client.query(`ALTER ROLE ${admin} LOGIN CREATEROLE PASSWORD '${password}'`);
     // What it may do to the logins that it makes, it is given on each by PostgreSQL itself (CREATEROLE, version 16 on).
     await client.query(`ALTER ROLE ${admin} SET createrole_self_grant = 'set, inherit'`);
-    await client.query(`GRANT ${read}, ${write} TO ${admin} WITH ADMIN OPTION`);
+    await client.query(`GRANT ${read}, ${write} TO ${grantor} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE`);
+    await client.query(`GRANT ${grantor} TO ${admin} WITH INHERIT FALSE, SET TRUE`);
     const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [name]);
     if (rowCount === 0) await client.query(`CREATE DATABASE ${name}`);
   });
@@ -45,7 +49,7 @@ export async function prepareSampleTarget(superuserUrl: string, name: string): P
       GRANT SELECT ON orders TO ${read};
       GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO ${write}`),
   );
-  return { host: url.hostname, port: Number(url.port || 5432), database: name, user: admin, password };
+  return { host: url.hostname, port: Number(url.port || 5432), database: name, user: admin, password, grantor };
 }
 
 async function createRole(client: pg.Client, role: string): Promise<void> {

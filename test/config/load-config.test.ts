@@ -22,6 +22,7 @@ describe('a configuration that is right', () => {
     expect(config.database).toBeUndefined();
     expect(config.keys).toEqual({
       sealingKey: undefined,
+      previousSealingKeys: [],
       rotateEvery: 30 * 86_400_000,
       publishAhead: 3_600_000,
       algorithm: 'ES256',

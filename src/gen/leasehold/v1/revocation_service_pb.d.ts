@@ -31,7 +31,7 @@ export declare type Revocation = Message<"leasehold.v1.Revocation"> & {
    */
   subject: {
     /**
-     * Every token whose `task` claim is this.
+     * Every token whose `task_id` claim is this.
      *
      * @generated from field: string task_id = 2;
      */
