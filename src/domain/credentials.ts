@@ -15,6 +15,8 @@ export interface CredentialsOptions {
   leases: LeaseStore;
   cache: TaskCache;
   wake: Wake;
+  /** The same attested workload, with what it is under the running policy revision. */
+  asOfNow: (caller: Caller) => Caller;
   newRequestId: () => string;
   sleep: (ms: Millis, signal: AbortSignal) => Promise<void>;
   emit: Emit;
@@ -85,12 +87,34 @@ export function createCredentials(options: CredentialsOptions) {
     return task === undefined || task.state === 'open';
   }
 
+  /** A stream is no session: each renewal asks again what a call of its own would be asked (invariant 1). */
+  function stillAttested(caller: Caller, lease: Lease): Caller {
+    const until = new Date(lease.expiresAt).toISOString();
+    const metadata = { lives_until: until };
+    if (caller.expiresAt <= clock.now()) {
+      throw new BrokerError(
+        'ATTESTATION_EXPIRED',
+        `the attestation that opened this stream has run out: call again with a fresh one; the present credential lives until ${until}`,
+        { metadata },
+      );
+    }
+    const present = options.asOfNow(caller);
+    if (!present.agents.has(lease.agent)) {
+      throw new BrokerError(
+        'RENEWAL_REFUSED',
+        `this workload is not one of agent ${lease.agent} any more; the present credential lives until ${until}`,
+        { metadata },
+      );
+    }
+    return present;
+  }
+
   /** A refusal ends the stream with its reason; a passing fault is retried while the present credential lives. */
   async function renewPatiently(caller: Caller, current: Issued, signal: AbortSignal): Promise<Issued | undefined> {
     const requestId = options.newRequestId();
     for (;;) {
       try {
-        return await issuer.renew(caller, current.lease.leaseId, requestId);
+        return await issuer.renew(stillAttested(caller, current.lease), current.lease.leaseId, requestId);
       } catch (error) {
         if (error instanceof BrokerError && error.reason === 'TASK_CLOSED') return undefined;
         const worthAnotherTry = error instanceof BrokerError && transient.has(error.reason);

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { getOption } from '@bufbuild/protobuf';
-import type { DescMethod, DescService } from '@bufbuild/protobuf';
+import type { DescMethod, DescMethodServerStreaming, DescMethodUnary, DescService } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -56,12 +56,20 @@ async function overHttp(method: DescMethod, token: string | undefined): Promise<
   const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
   const stop = new AbortController();
   try {
-    if (method.methodKind === 'unary') await transport.unary(method, stop.signal, 5_000, headers, {}, undefined);
+    if (method.methodKind === 'unary')
+      await transport.unary(method as DescMethodUnary, stop.signal, 5_000, headers, {}, undefined);
     else {
       const input = (async function* () {
         yield {};
       })();
-      const answer = await transport.stream(method, stop.signal, 5_000, headers, input, undefined);
+      const answer = await transport.stream(
+        method as DescMethodServerStreaming,
+        stop.signal,
+        5_000,
+        headers,
+        input,
+        undefined,
+      );
       for await (const message of answer.message) if (message !== undefined) break;
     }
     return undefined;

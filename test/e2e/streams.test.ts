@@ -3,11 +3,13 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { freePort } from '../../src/dev/postgres.ts';
 import { LeaseState, TaskState } from '../../src/gen/leasehold/v1/common_pb.js';
+import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { createVerifier, followRevocations } from '../../src/verifier/index.ts';
 import { startProcess } from '../support/broker.ts';
 import type { BrokerProcess } from '../support/broker.ts';
 import type { Parties, Served } from './support.ts';
 import {
+  clientWith,
   editPolicy,
   gather,
   held,
@@ -232,4 +234,25 @@ test('a refused renewal ends the stream of credentials with its reason, and the 
   expect(refused).toMatchObject({ code: 'FailedPrecondition', reason: 'RENEWAL_REFUSED' });
   const last = held(stream.items.at(-1)!);
   expect(refused.metadata).toMatchObject({ lives_until: new Date(ms(last.lease.expireTime)).toISOString() });
+});
+
+test('a stream gives nothing to a workload that is not its agent any more', async () => {
+  const { taskId } = await openTask(served, [reportsRead, tickerRead], { agent: 'crew' });
+  const crew = served.estate.client(CredentialService, 'agent/crew/1');
+  const stream = gather(crew.streamCredential({ taskId, ...tickerRead }));
+  await expect.poll(() => stream.items.length).toBe(1);
+  await editPolicy(served, 'e2e.yaml', (text) => text.replace('agent/crew/*', 'agent/crew/2'));
+  expect(refusalOf((await stream.ended)!)).toMatchObject({ code: 'FailedPrecondition', reason: 'RENEWAL_REFUSED' });
+});
+
+test('a stream gives nothing beyond the life of the attestation that opened it', async () => {
+  const { taskId } = await openTask(served, [tickerRead], { agent: 'crew' });
+  const exp = Math.floor(Date.now() / 1_000) + 6;
+  const svid = await served.estate.mint('agent/crew/2', exp * 1_000 - Date.now());
+  const stream = gather(
+    clientWith(CredentialService, served.estate.httpPort, svid).streamCredential({ taskId, ...tickerRead }),
+  );
+  expect(refusalOf((await stream.ended)!)).toMatchObject({ code: 'Unauthenticated', reason: 'ATTESTATION_EXPIRED' });
+  expect(stream.items.length).toBeGreaterThan(1);
+  for (const { lease } of stream.items.map(held)) expect(ms(lease.issueTime)).toBeLessThan((exp + 1) * 1_000);
 });
