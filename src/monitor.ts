@@ -19,7 +19,15 @@ export function createMonitor(options: MonitorOptions) {
   let offset: Millis = 0;
 
   const skewed = () => Math.abs(offset) > options.maxClockOffset;
+  const difference = () => (skewed() ? offset : 0);
   return {
+    /**
+     * Of two clocks that disagree nobody knows which is right. The earlier one is for what must not be ended or forgotten
+     * before its time, the later one for what must not be accepted after it.
+     */
+    earlier: { now: () => clock.now() + Math.min(0, difference()) } satisfies Clock,
+    later: { now: () => clock.now() + Math.max(0, difference()) } satisfies Clock,
+
     check: async (): Promise<void> => {
       try {
         offset = await options.clockOffset();

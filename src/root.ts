@@ -158,13 +158,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       ['postgres', postgres],
     ]);
 
-    const attestation = createAttestation({ attestors: attestors(config, clock), clock, cacheSize: 50_000 });
+    const attestation = createAttestation({ attestors: attestors(config, monitor.later), clock: monitor.later, cacheSize: 50_000 });
     closers.push(() => attestation.close());
     const callerOf = createCallerResolver(resolveRoles(config.access), policy);
 
     const cache = createTaskCache(storage.tasks, storage.wake, 50_000);
     const settler = createSettler({
-      clock,
+      clock: monitor.earlier,
       store: storage.settlement,
       providers,
       concurrency: 16,
@@ -186,7 +186,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     closers.push(storage.wake.onTask(() => settling.kick()));
 
     const tasks = createTasks({
-      clock,
+      clock: monitor.earlier,
       newId,
       policy,
       tasks: storage.tasks,
@@ -197,6 +197,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       maxTtl: config.tasks.maxTtl,
       kickSettler: () => settling.kick(),
       sleep,
+      admit: () => monitor.admit(),
       reached,
       emit,
     });
@@ -208,7 +209,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       return false;
     });
     worker('forget', 60_000, async () => {
-      await storage.settlement.forgetRevocations(clock.now() - 60_000);
+      await storage.settlement.forgetRevocations(monitor.earlier.now() - 60_000);
       return false;
     });
 
@@ -260,7 +261,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       services: [
         taskService(tasks, randomUUID),
         credentialService(credentials, randomUUID),
-        revocationService({ clock, store: storage.revocations, wake: storage.wake, sleep }),
+        revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         auditService(tasks, storage.audit),
         adminService({
           version,
@@ -285,7 +286,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           buildStatusListToken({
             uri: `${issuer}/status-lists/${number}`,
             issuer,
-            revoked: await storage.revocations.revokedIndexes(number, statusListSize, clock.now()),
+            revoked: await storage.revocations.revokedIndexes(number, statusListSize, monitor.earlier.now()),
             signer: keyRing.signer(clock.now()),
             now: clock.now(),
             ttl: statusListTtl,

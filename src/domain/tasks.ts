@@ -48,6 +48,8 @@ export interface TasksOptions {
   /** Wakes this replica's settler. */
   kickSettler: () => void;
   sleep: (ms: Millis, signal: AbortSignal) => Promise<void>;
+  /** Throws when this replica must not begin or prolong a task (its clock is off). */
+  admit: () => void;
   reached: Reached;
   emit: Emit;
 }
@@ -64,6 +66,7 @@ export function createTasks(options: TasksOptions) {
 
   return {
     open: async (caller: Caller, request: OpenRequest) => {
+      options.admit();
       const now = clock.now();
       const revision = policy.current();
       let task: ReturnType<typeof newTask>;
@@ -125,6 +128,7 @@ export function createTasks(options: TasksOptions) {
     },
 
     extend: async (caller: Caller, taskId: string, deadline: Instant, justification: string): Promise<Task> => {
+      options.admit();
       const task = await own(caller, taskId);
       const now = clock.now();
       if (deadline <= now) throw fieldInvalid('deadline', 'lies in the past; to end the task call CloseTask');
@@ -142,6 +146,7 @@ export function createTasks(options: TasksOptions) {
     },
 
     heartbeat: async (caller: Caller, taskId: string): Promise<Instant> => {
+      options.admit();
       const task = await own(caller, taskId);
       if (task.heartbeatInterval === undefined) {
         throw fieldInvalid('task_id', 'this task was opened without heartbeat_interval; it needs no heartbeat');

@@ -6,6 +6,9 @@ import { guarded } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest } from './rows.ts';
 import { isDatabaseRefusal, WriterConnection } from './writer-connection.ts';
 
+/** A lease that was made by a clock further ahead than this of the database's would outlive its ceiling: it is not written. */
+const maxAhead = `interval '15 seconds'`;
+
 /**
  * The tasks of this flush, locked against a close until the commit (a close updates the row, FOR SHARE holds it off) and
  * in one order everywhere, so that two replicas cannot wait for each other. A task that a close got to first is read
@@ -29,6 +32,7 @@ WITH input AS MATERIALIZED (
   ) AS i(tenant, task_id, epoch, lease_id, request_id, agent, workload, tool, tier,
     provider, handle, state, revocation_kind, issued_at, expires_at, settle_at, renewed_from,
     renewal_count, line_started_at, policy_revision, policy_rule, supersede_at)
+  WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead}
 ), ${gate}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))

@@ -106,7 +106,7 @@ async function settleSelfContained(
           RETURNING l.tenant, l.lease_id, l.task_id, l.outcome, l.settle_cause, l.expires_at, l.dead_by, l.tool, l.tier
         ), feed AS (
           INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at)
-          SELECT tenant, lease_id, $1, expires_at FROM done
+          SELECT tenant, lease_id, clock_timestamp(), expires_at FROM done
           WHERE settle_cause IN ('returned', 'superseded') AND expires_at > $1
         ), logged AS (
           ${auditInsert}

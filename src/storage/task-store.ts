@@ -181,16 +181,17 @@ async function close(
     if (open.length > 0) {
       await client.query({
         name: 'close-tasks',
-        text: `UPDATE tasks SET state = 'closing', epoch = epoch + 1, closed_at = $3,
-            close_cause = CASE WHEN task_id = $4 THEN $5 ELSE 'parent_closed' END
+        // By the database's clock, which all replicas share: another one may be the next to ask how long ago that was.
+        text: `UPDATE tasks SET state = 'closing', epoch = epoch + 1, closed_at = clock_timestamp(),
+            close_cause = CASE WHEN task_id = $3 THEN $4 ELSE 'parent_closed' END
           WHERE tenant = $1 AND task_id = ANY($2)`,
-        values: [tenant, open, at(now), taskId, cause],
+        values: [tenant, open, taskId, cause],
       });
       // One feed entry per task that has self-contained tokens alive (their handle is empty): it kills them all.
       await client.query({
         name: 'close-revocations',
         text: `INSERT INTO revocations (tenant, task_id, revoked_at, forget_at)
-          SELECT tenant, task_id, $3, max(expires_at) FROM leases
+          SELECT tenant, task_id, clock_timestamp(), max(expires_at) FROM leases
           WHERE tenant = $1 AND task_id = ANY($2) AND handle = '' AND state <> 'settled' AND expires_at > $3
           GROUP BY tenant, task_id`,
         values: [tenant, open, at(now)],
