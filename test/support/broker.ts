@@ -25,8 +25,8 @@ export interface TestEstate extends DevEnvironment {
   databaseUrl: string;
   targetUrl: string;
   mint(workload: string, ttl?: number): Promise<string>;
-  /** A Connect client that calls as `spiffe://dev.leasehold.test/<workload>`. */
-  client<S extends DescService>(service: S, workload: string, port?: number): Client<S>;
+  /** A Connect client that calls as `spiffe://dev.leasehold.test/<workload>`, with a token of this life (default 1 h). */
+  client<S extends DescService>(service: S, workload: string, port?: number, tokenLife?: number): Client<S>;
   remove(): Promise<void>;
 }
 
@@ -62,10 +62,10 @@ export async function createEstate(label: string, overrides: Record<string, obje
     databaseUrl: urlOf(database),
     targetUrl: urlOf(target),
     mint,
-    client: (service, workload, port = httpPort) => {
+    client: (service, workload, port = httpPort, tokenLife?: number) => {
       let token: Promise<string> | undefined;
       const authorize: Interceptor = (next) => async (request) => {
-        token ??= mint(workload);
+        token ??= mint(workload, tokenLife);
         request.header.set('authorization', `Bearer ${await token}`);
         return await next(request);
       };
