@@ -21,7 +21,7 @@ import { checkPlaintext } from './options.ts';
 import type { TlsSource } from './tls.ts';
 import { minTlsVersion, openTls } from './tls.ts';
 
-export type { HttpRequest, HttpResponse, HttpRoute } from './http-route.ts';
+export type { HttpRoute } from './http-route.ts';
 
 export interface HttpDoorOptions {
   listen: DoorListen;
