@@ -16,6 +16,7 @@ import { status } from './commands/status.ts';
 import { taskClose } from './commands/task-close.ts';
 import { taskExtend } from './commands/task-extend.ts';
 import { taskGet } from './commands/task-get.ts';
+import { taskHeartbeat } from './commands/task-heartbeat.ts';
 import { taskList } from './commands/task-list.ts';
 import { taskOpen } from './commands/task-open.ts';
 import { taskWatch } from './commands/task-watch.ts';
@@ -39,7 +40,7 @@ export function buildProgram(): Command {
 
   program.commandsGroup('Work:');
   const task = group(program, 'task', 'Open, follow and close tasks');
-  for (const add of [taskOpen, taskGet, taskList, taskWatch, taskExtend, taskClose]) add(task);
+  for (const add of [taskOpen, taskGet, taskList, taskWatch, taskExtend, taskHeartbeat, taskClose]) add(task);
   const credential = group(program, 'credential', 'Get, renew and return credentials');
   for (const add of [credentialIssue, credentialRenew, credentialReturn, credentialStream]) add(credential);
 

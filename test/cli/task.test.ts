@@ -1,4 +1,4 @@
-import { durationFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
+import { durationFromMs, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Effect, LeaseOutcome, LeaseState, TaskState, Tier } from '../../src/gen/leasehold/v1/common_pb.js';
 import type {
@@ -228,6 +228,14 @@ test('task extend sends an absolute deadline', async () => {
   expect(deadline).toBeLessThanOrEqual(Date.now() + 1_800_000);
   const missing = await runCli(['task', 'extend', taskId], { LEASEHOLD_TOKEN: 'x' });
   expect(missing).toMatchObject({ code: 2, stderr: expect.stringContaining('--ttl or --deadline') });
+});
+
+test('task heartbeat says when the next one is due', async () => {
+  const dueTime = timestampFromMs(Date.parse('2026-01-31T18:00:00Z'));
+  const handlers: Handlers = { task: { heartbeatTask: () => ({ dueTime }) } };
+  const { code, stdout } = await cli(handlers, 'task', 'heartbeat', taskId);
+  expect(code).toBe(0);
+  expect(stdout).toContain('2026-01-31T18:00:00Z');
 });
 
 describe('task watch', () => {
