@@ -16,10 +16,7 @@ export function taskHeartbeat(parent: Command): void {
       'a task that was opened with --heartbeat: silence for longer than that closes it.',
     examples: [
       ['leasehold task heartbeat tsk_0198f1c2a4b57d3e8f60718293a4b5c6', 'once'],
-      [
-        'while leasehold task heartbeat tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --json; do sleep 20; done',
-        'until the task has ended',
-      ],
+      ['watch -n 20 leasehold task heartbeat tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --json', 'every 20 seconds'],
     ],
   });
   command.argument('<task>', 'task identifier', identifier('tsk'));
