@@ -4,8 +4,7 @@ import type { Attestor } from '../domain/attestor.ts';
 import type { Attestation } from '../domain/caller.ts';
 import { BrokerError } from '../domain/errors.ts';
 import type { Clock, Instant } from '../domain/time.ts';
-import { maxTokenLength, parseToken } from './token/parse-token.ts';
-import { invalid } from './token/refusal.ts';
+import { checkLength, parseToken } from './token/parse-token.ts';
 
 export interface AttestationService {
   /** Throws BrokerError ATTESTATION_INVALID, ATTESTATION_EXPIRED, ISSUER_UNKNOWN or KEYS_STALE. */
@@ -64,11 +63,7 @@ export function createAttestation({ attestors, clock, cacheSize }: AttestationOp
 
   return {
     async attest(token) {
-      if (token.length > maxTokenLength) {
-        throw invalid(
-          `The attestation is longer than ${maxTokenLength} bytes. Send the bare token, with fewer claims.`,
-        );
-      }
+      checkLength(token);
       const now = clock.now();
       const digest = hash('sha256', token, 'base64');
       const hit = verified.get(digest);

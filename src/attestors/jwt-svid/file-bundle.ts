@@ -40,15 +40,19 @@ export function fileBundle({ path, clock, pollMs = 1000, staleAfter = 3_600_000 
   };
   const begin = () => (reading ??= read());
 
+  const refresh = async () => {
+    // A read that is under way may have seen what the file was before the caller's reason to look again.
+    await reading;
+    if (!closed) await begin();
+  };
+
   void begin();
   return {
     async keys(now) {
-      if (!hold.fresh(now)) await begin();
+      if (!hold.fresh(now)) await refresh();
       return hold.require(now);
     },
-    refresh: async () => {
-      if (!closed) await begin();
-    },
+    refresh,
     fresh: hold.fresh,
     generation: hold.generation,
     status: hold.status,

@@ -12,11 +12,12 @@ export async function verifySignature(
   now: Instant,
 ): Promise<void> {
   for (let round = 1; ; round++) {
+    // Before the keys are read: a change while they are being tried must not go unnoticed.
+    const before = source.generation();
     const fitting = candidates(await source.keys(now), alg, kid);
     if (fitting.length > 0 && (await verifiesWithAny(token, alg, fitting))) return;
     // With a known `kid` the signature is simply wrong, and no newer set of keys would change that.
     const newerCouldHelp = fitting.length === 0 || kid === undefined;
-    const before = source.generation();
     if (newerCouldHelp && round === 1) await source.refresh();
     if (source.generation() === before) {
       throw invalid(

@@ -2,7 +2,7 @@ import { invalid } from './refusal.ts';
 import { parseStrictObject, StrictJsonError } from './strict-json.ts';
 
 /** Longest token that is looked at, in characters (a token is ASCII). Real ones are well under 4 KiB. */
-export const maxTokenLength = 8192;
+const maxTokenLength = 8192;
 
 /** A token's content. Nothing in it has been verified. */
 export interface ParsedToken {
@@ -19,10 +19,7 @@ const maxKidLength = 256;
  * hash of a token stands for the token (attestation.ts) and no other reader sees other claims in it.
  */
 export function parseToken(token: string): ParsedToken {
-  // First of all: everything below costs time in proportion to the length.
-  if (token.length > maxTokenLength) {
-    throw invalid(`The attestation is longer than ${maxTokenLength} bytes. Send the bare token, with fewer claims.`);
-  }
+  checkLength(token);
   const parts = token.split('.', 4);
   if (parts.length !== 3) {
     throw invalid('The attestation is not a signed JWT (three parts with dots between). Send the token alone.');
@@ -36,6 +33,13 @@ export function parseToken(token: string): ParsedToken {
     throw invalid(`The attestation's \`kid\` is not a string of 1 to ${maxKidLength} characters. Get a new token.`);
   }
   return { header, claims, alg, kid };
+}
+
+/** First of all: everything else, hashing included, costs time in proportion to the length. */
+export function checkLength(token: string): void {
+  if (token.length > maxTokenLength) {
+    throw invalid(`The attestation is longer than ${maxTokenLength} bytes. Send the bare token, with fewer claims.`);
+  }
 }
 
 /** RFC 7515 §2: no padding. Also no stray characters and no spare bits, all of which Node's decoder would forgive. */

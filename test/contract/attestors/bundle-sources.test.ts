@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -240,6 +241,21 @@ describe('a bundle in a file', () => {
     domain.rotate();
     await domain.writeBundle(file);
     await vi.waitFor(() => expect(bundle.generation()).toBeGreaterThan(generation));
+  });
+
+  test('is read anew for whoever asks, not shared with a reader who began before it changed', async () => {
+    const { file, bundle, clock } = await open(domain.bundleJson());
+    await bundle.keys(clock.now());
+    for (let round = 0; round < 50; round++) {
+      const early = bundle.refresh();
+      // At another point of the early read each time.
+      for (let turn = 0; turn < round % 8; turn++) await new Promise(setImmediate);
+      domain.rotate();
+      writeFileSync(file, domain.bundleJson());
+      await bundle.refresh();
+      expect((await bundle.keys(clock.now())).map(({ kid }) => kid)).toEqual([domain.signingKey().kid]);
+      await early;
+    }
   });
 
   test('is noticed when a symbolic link is swung over, as Kubernetes does', async () => {

@@ -66,8 +66,14 @@ describe('the workload template', () => {
     ['another scheme', 'https://acme.test/{a}'],
     ['an upper-case trust domain', 'spiffe://Acme.test/{a}'],
     ['no claim at all', 'spiffe://acme.test/x'],
+    ['a blank before a claim', 'spiffe://acme.test/a b{x}'],
+    ['percent-encoding after a claim', 'spiffe://acme.test/{x}%2f'],
     ['nothing', ''],
   ])('refuses %s', (_what, template) => {
     expect(() => compileWorkloadTemplate(template)).toThrow(/workload template/);
+  });
+
+  test('says that another scheme is the fault', () => {
+    expect(() => compileWorkloadTemplate('https://acme.test/{a}')).toThrow(/use no scheme/);
   });
 });
