@@ -251,9 +251,10 @@ export function createTasks(options: TasksOptions) {
   }
 
   function planOf(revision: PolicyRevision, task: Task, now: Instant): PlannedAccess[] {
+    const ended = { effect: 'deny', rule: '', reason: 'the task has ended' } as const;
     return task.tools.map((access) => ({
       access,
-      decision: decide(revision, task, access, { workload: task.agentWorkload, now, renewal: undefined }),
+      decision: task.state !== 'open' ? ended : decide(revision, task, access, { workload: task.agentWorkload, now, renewal: undefined }),
     }));
   }
 

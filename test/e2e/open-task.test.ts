@@ -227,6 +227,7 @@ describe('a request_id', () => {
     const again = await served.tasks.openTask(request);
     expect(again.task).toMatchObject({ taskId: first.task!.taskId, state: TaskState.CLOSED });
     expect(ms(again.task!.deadline)).toBe(ms(first.task!.deadline));
+    expect(again.plan).toMatchObject([{ ...reportsRead, effect: Effect.DENY, reason: 'the task has ended' }]);
   });
 
   test('answers a retry although its deadline has passed meanwhile', async () => {
@@ -237,5 +238,44 @@ describe('a request_id', () => {
       .poll(async () => (await served.tasks.getTask({ taskId: first.task!.taskId })).task!.state, { timeout: 10_000 })
       .toBe(TaskState.CLOSED);
     expect((await served.tasks.openTask(request)).task!.taskId).toBe(first.task!.taskId);
+  });
+});
+
+describe('what the broker says of itself', () => {
+  test('is that it can issue, part by part, and under which policy', async () => {
+    const status = await served.admin.getStatus({});
+    expect(status).toMatchObject({
+      ready: true,
+      policyError: '',
+      schemaVersion: expect.any(Number),
+      troubledLeases: 0n,
+    });
+    expect(status.components.every(({ ready }) => ready)).toBe(true);
+    expect(status.components.map(({ name }) => name)).toEqual(
+      expect.arrayContaining(['storage', 'policy', 'signing-keys', 'trust-domain/dev.leasehold.test']),
+    );
+    expect(status.policyRevision).toBe((await openTask(served, [reportsRead])).policyRevision);
+  });
+
+  test('counts the leases that are not settled, as the database has them', async () => {
+    const { taskId } = await openTask(served, [reportsRead]);
+    for (let index = 0; index < 3; index++) await served.agent.issueCredential({ taskId, ...reportsRead });
+    const count = `SELECT count(*) AS n FROM leasehold.leases WHERE state <> 'settled'`;
+    const [row] = await sql(served.estate.databaseUrl, count);
+    expect((await served.admin.getStatus({})).openLeases).toBe(BigInt(row!.n as string));
+    expect(BigInt(row!.n as string)).toBeGreaterThanOrEqual(3n);
+  });
+
+  test('lists the registered tools with what each tier would give', async () => {
+    const { tools } = await served.admin.listTools({});
+    expect(tools.map(({ name }) => name)).toEqual(['kiosk', 'ledger', 'reports', 'ticker', 'warehouse']);
+    expect(tools.find(({ name }) => name === 'reports')).toMatchObject({
+      owner: 'reporting@leasehold.test',
+      resource: 'https://reports.dev.leasehold.test',
+      tiers: [
+        { tier: Tier.READ, provider: 'jwt', defaultTtl: { seconds: 300n }, maxTtl: { seconds: 1_800n } },
+        { tier: Tier.WRITE, provider: 'jwt', maxTtl: { seconds: 600n } },
+      ],
+    });
   });
 });

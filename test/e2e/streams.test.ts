@@ -13,12 +13,16 @@ import {
   editPolicy,
   gather,
   held,
+  kioskRead,
+  loginOf,
+  loginRefusal,
   ms,
   openTask,
   parties,
   refusal,
   refusalOf,
   reportsRead,
+  roleExists,
   serve,
   sql,
   tickerRead,
@@ -80,6 +84,20 @@ describe('a stream of credentials', () => {
       taskId,
     ]);
     expect(rows).toHaveLength(4);
+  });
+
+  test('delivers logins that work one after the other, and the target is left with none of them', async () => {
+    const { taskId } = await openTask(served, [kioskRead]);
+    const stream = gather(served.agent.streamCredential({ taskId, ...kioskRead }));
+    for (let arrived = 1; arrived <= 3; arrived++) {
+      await expect.poll(() => stream.items.length, { timeout: 15_000 }).toBeGreaterThanOrEqual(arrived);
+      expect(await loginRefusal(loginOf(held(stream.items[arrived - 1]!)))).toBeUndefined();
+    }
+    const closed = await served.tasks.closeTask({ taskId, wait: true });
+    expect(closed.task!.state).toBe(TaskState.CLOSED);
+    expect(await stream.ended).toBeUndefined();
+    for (const item of stream.items) expect(await roleExists(served.estate, loginOf(held(item)).username)).toBe(false);
+    expect(closed.leases.every(({ state }) => state === LeaseState.SETTLED)).toBe(true);
   });
 
   test('ends at once when the task is closed, not only when the next is due', async () => {

@@ -120,6 +120,7 @@ export const reportsRead = { tool: 'reports', tier: Tier.READ };
 export const warehouseRead = { tool: 'warehouse', tier: Tier.READ };
 export const warehouseWrite = { tool: 'warehouse', tier: Tier.WRITE };
 export const tickerRead = { tool: 'ticker', tier: Tier.READ };
+export const kioskRead = { tool: 'kiosk', tier: Tier.READ };
 export const ledgerRead = { tool: 'ledger', tier: Tier.READ };
 export const ledgerExecute = { tool: 'ledger', tier: Tier.EXECUTE };
 export const ticket = { change_ticket: 'CHG-1' };
