@@ -1,11 +1,22 @@
 import type { Task, ToolAccess } from './model.ts';
-import type { Decision, PolicyRevision, RenewalContext, Tool, ToolTier } from './policy.ts';
+import type { ApprovalTerms, PolicyRevision, RenewalContext, Tool, ToolTier } from './policy.ts';
 import type { Instant, Millis } from './time.ts';
 
 /** A decision bounded by everything that policy does not know: what the task asked for, and how long it may last. */
 export type BoundedDecision =
-  | { effect: 'allow'; rule: string; reason: string; life: Millis; tool: Tool; tier: ToolTier }
-  | { effect: 'deny' | 'needs_approval' | 'too_late'; rule: string; reason: string };
+  | ({ effect: 'allow'; rule: string; reason: string } & Granted)
+  /** `granted` is what an approval under these terms would allow. */
+  | { effect: 'needs_approval'; rule: string; reason: string; approval: ApprovalTerms; granted: Granted }
+  /** `granted` is present when only policy says no: what two people could allow in an emergency (break-glass). */
+  | { effect: 'deny'; rule: string; reason: string; granted?: Granted }
+  | { effect: 'too_late'; rule: string; reason: string };
+
+/** What a credential may be. */
+export interface Granted {
+  life: Millis;
+  tool: Tool;
+  tier: ToolTier;
+}
 
 export interface DecisionContext {
   workload: string | undefined;
@@ -30,20 +41,21 @@ export function decide(
     return { effect: 'deny', rule: '', reason: `${name} is not registered in the running policy revision` };
   }
   const decision = revision.decide({ task, access, ...context });
-  if (decision.effect !== 'allow') return { effect: decision.effect, rule: decision.rule, reason: decision.reason };
-  const life = lifeOf(decision, tier, task.deadline - context.now);
-  if (life < leastLife(tier, task)) {
+  const { effect, rule, reason } = decision;
+  const ttl = decision.ttl ?? decision.approval?.ttl ?? tier.ttl.default;
+  const life = Math.min(ttl, tier.ttl.max, task.deadline - context.now);
+  const roomFor = life >= leastLife(tier, task);
+  if (effect === 'deny') return { effect, rule, reason, ...(roomFor ? { granted: { life, tool, tier } } : {}) };
+  if (!roomFor) {
     return {
       effect: 'too_late',
-      rule: decision.rule,
+      rule,
       reason: `the task ends in ${Math.max(0, Math.round(life / 1_000))} s, less than the least life of ${name}`,
     };
   }
-  return { effect: 'allow', rule: decision.rule, reason: decision.reason, life, tool, tier };
-}
-
-function lifeOf(decision: Decision, tier: ToolTier, untilDeadline: Millis): Millis {
-  return Math.min(decision.ttl ?? tier.ttl.default, tier.ttl.max, untilDeadline);
+  if (effect === 'allow') return { effect, rule, reason, life, tool, tier };
+  if (decision.approval === undefined) return { effect: 'deny', rule, reason };
+  return { effect, rule, reason, approval: decision.approval, granted: { life, tool, tier } };
 }
 
 /**

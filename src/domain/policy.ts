@@ -50,6 +50,29 @@ export interface DecisionInput {
   renewal: RenewalContext | undefined;
 }
 
+/** One rule's demand for approvals: this many different people out of these. */
+export interface Quorum {
+  rule: string;
+  /** Group names, workloads or patterns of workloads; empty: the owner of the tool or of the agent. */
+  approvers: readonly string[];
+  count: number;
+}
+
+/** What an approval has to be, and what it then covers. Several rules merge to the strictest; each keeps its quorum. */
+export interface ApprovalTerms {
+  quorums: readonly Quorum[];
+  /** How many credentials one approval covers. */
+  uses: number;
+  /** Not decided within this: a deny. */
+  decideWithin: Millis;
+  /** How long it can be used once it is given. */
+  validFor: Millis;
+  /** After a deny the same request is refused for so long, before people are asked again. */
+  coolDown: Millis;
+  /** Life of a credential that is issued on the approval. */
+  ttl: Millis;
+}
+
 export type Effect = 'allow' | 'deny' | 'needs_approval';
 
 export interface Decision {
@@ -60,6 +83,8 @@ export interface Decision {
   reason: string;
   /** Life that policy grants, within the tier's bounds; the deadline still applies. Present only with `allow`. */
   ttl: Millis | undefined;
+  /** Present only with `needs_approval`. */
+  approval?: ApprovalTerms;
 }
 
 /** One immutable, compiled revision of the policy documents. */

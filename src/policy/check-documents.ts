@@ -257,8 +257,17 @@ function checkEffect(
   if (rule.effect === 'deny' && rule.reason === undefined) {
     report(source, path, '"reason" is missing', 'a rule that denies says why, and what to do instead');
   }
-  if (rule.effect !== 'allow' && rule.obligations !== undefined) {
+  const { approval, ...others } = rule.obligations ?? {};
+  if (rule.effect !== 'allow' && Object.keys(others).length > 0) {
     report(source, [...path, 'obligations'], `has no effect with ${rule.effect}`, 'put it on the rule that allows');
+  }
+  if (rule.effect !== 'require_approval' && approval !== undefined) {
+    report(
+      source,
+      [...path, 'obligations', 'approval'],
+      `has no effect with ${rule.effect}`,
+      'put it on a rule with effect require_approval',
+    );
   }
   const ttl = parseDuration(rule.obligations?.ttl ?? '');
   if (ttl === undefined) return;

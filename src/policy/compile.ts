@@ -7,6 +7,7 @@ import { suggestion } from '../config/suggest.ts';
 import { workloadIndex } from '../config/workload-pattern.ts';
 import type { SourceDocument } from '../config/yaml-document.ts';
 import type { Agent, PolicyRevision, Tool, ToolTier } from '../domain/policy.ts';
+import { approvalOf } from './approval.ts';
 import { AgentView, ToolView } from './activation.ts';
 import { canonicalDocuments, digestOf, remember } from './canonical.ts';
 import { checkDocuments } from './check-documents.ts';
@@ -132,6 +133,7 @@ function indexRules(policies: readonly PolicyDocument[], checked: Checked): Map<
       ttl: optionalMillis(rule.obligations?.ttl),
       maxRenewals: rule.obligations?.renewal?.max,
       maxAge: optionalMillis(rule.obligations?.renewal?.maxAge),
+      approval: rule.effect === 'require_approval' ? approvalOf(id, rule.obligations?.approval) : undefined,
     };
     for (const agent of rule.agents) {
       const byTool = index.get(agent) ?? new Map<string, CompiledRule[]>();

@@ -2,6 +2,8 @@ import { formatDuration } from '../config/duration.ts';
 import type { Tier } from '../domain/model.ts';
 import type { Decision, DecisionInput, ToolTier } from '../domain/policy.ts';
 import type { Millis } from '../domain/time.ts';
+import { mergeApprovals } from './approval.ts';
+import type { RuleApproval } from './approval.ts';
 import { CallerView, RenewalView, TaskView, TimeView } from './activation.ts';
 import type { Activation, AgentView, ToolView } from './activation.ts';
 import type { Condition, ConditionResult } from './condition.ts';
@@ -18,6 +20,7 @@ export interface CompiledRule {
   ttl: Millis | undefined;
   maxRenewals: number | undefined;
   maxAge: Millis | undefined;
+  approval: RuleApproval | undefined;
 }
 
 /** Rules by agent and tool, `*` included, so that rules about others cost nothing. */
@@ -34,7 +37,7 @@ export function decideByRules(index: RuleIndex, subject: Subject, input: Decisio
   const { task, access } = input;
   let deny: CompiledRule | undefined;
   let denyFault: string | undefined;
-  let approval: CompiledRule | undefined;
+  const approvals: CompiledRule[] = [];
   const allows: CompiledRule[] = [];
   let missed: CompiledRule | undefined;
   let missedFault: string | undefined;
@@ -62,7 +65,7 @@ export function decideByRules(index: RuleIndex, subject: Subject, input: Decisio
         } else if (rule.effect === 'deny') {
           if (deny === undefined || rule.order < deny.order) [deny, denyFault] = [rule, undefined];
         } else if (rule.effect === 'require_approval') {
-          if (approval === undefined || rule.order < approval.order) approval = rule;
+          approvals.push(rule);
         } else allows.push(rule);
       }
     }
@@ -75,16 +78,33 @@ export function decideByRules(index: RuleIndex, subject: Subject, input: Decisio
       denyFault === undefined ? why : `${why} (denied because a condition could not be evaluated: ${denyFault})`,
     );
   }
-  if (approval !== undefined) {
-    return {
-      effect: 'needs_approval',
-      rule: approval.id,
-      reason: approval.reason ?? `rule ${approval.id} asks for a person's approval of ${access.tool}:${access.tier}`,
-      ttl: undefined,
-    };
-  }
+  if (approvals.length > 0) return approvable(approvals, allows, subject.tier, input);
   if (allows.length === 0) return noMatch(input, missed, missedFault);
   return allowance(allows, subject.tier, input);
+}
+
+/** What the rules that allow say holds for what is approved as well. */
+function approvable(
+  approvals: readonly CompiledRule[],
+  allows: readonly CompiledRule[],
+  tier: ToolTier,
+  input: DecisionInput,
+): Decision {
+  const allowed = allows.length === 0 ? undefined : allowance(allows, tier, input);
+  if (allowed?.effect === 'deny') return allowed;
+  const asking = approvals.toSorted((a, b) => a.order - b.order);
+  const [first] = asking as [CompiledRule, ...CompiledRule[]];
+  const { tool, tier: name } = input.access;
+  return {
+    effect: 'needs_approval',
+    rule: first.id,
+    reason: first.reason ?? `rule ${first.id} asks for a person's approval of ${tool}:${name}`,
+    ttl: undefined,
+    approval: mergeApprovals(
+      asking.map((rule) => rule.approval!),
+      allowed?.ttl ?? tier.ttl.default,
+    ),
+  };
 }
 
 function noMatch(input: DecisionInput, missed: CompiledRule | undefined, fault: string | undefined): Decision {

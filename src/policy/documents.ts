@@ -37,5 +37,15 @@ export interface RuleSpec {
   effect: 'allow' | 'deny' | 'require_approval';
   when?: string;
   reason?: string;
-  obligations?: { ttl?: string; renewal?: { max?: number; maxAge?: string } };
+  obligations?: { ttl?: string; renewal?: { max?: number; maxAge?: string }; approval?: ApprovalSpec };
+}
+
+/** With effect `require_approval`: who approves, and what the approval then covers. */
+export interface ApprovalSpec {
+  approvers?: string[];
+  count?: number;
+  uses?: number;
+  expires?: string;
+  validFor?: string;
+  coolDown?: string;
 }

@@ -49,7 +49,7 @@ describe('a decision (design §3.8)', () => {
 
   test('needs approval when a rule asks for it and none denies', () => {
     const rules = [rule('a', 'allow'), rule('c', 'require_approval')];
-    expect(decide(rules)).toEqual({
+    expect(decide(rules)).toMatchObject({
       effect: 'needs_approval',
       rule: 'p/c',
       reason: "rule p/c asks for a person's approval of t:read",

@@ -69,16 +69,16 @@ function reference(rules: readonly RuleSpec[], of: DecisionInput): { effect: str
   const denied = { effect: 'deny', ttl: undefined };
   if (about.some((one) => one.effect === 'deny' && came(one) !== false)) return denied;
   if (about.some((one) => one.effect === 'require_approval' && came(one) === 'error')) return denied;
-  if (about.some((one) => one.effect === 'require_approval' && came(one) === true)) {
-    return { effect: 'needs_approval', ttl: undefined };
-  }
   const allowing = about.filter((one) => one.effect === 'allow' && came(one) === true);
-  if (allowing.length === 0) return denied;
+  const asked = about.some((one) => one.effect === 'require_approval' && came(one) === true);
+  if (allowing.length === 0 && !asked) return denied;
   for (const { obligations } of allowing) {
     if (of.renewal === undefined) break;
     if (of.renewal.count >= (obligations?.renewal?.max ?? Infinity)) return denied;
     if (of.renewal.age >= (parseDuration(obligations?.renewal?.maxAge ?? '') ?? Infinity)) return denied;
   }
+  // What may never be renewed is not renewed on an approval either.
+  if (asked) return { effect: 'needs_approval', ttl: undefined };
   const lives = allowing.flatMap(({ obligations }) => parseDuration(obligations?.ttl ?? '') ?? []);
   return { effect: 'allow', ttl: lives.length === 0 ? 5 * 60_000 : Math.min(...lives, 60 * 60_000) };
 }
