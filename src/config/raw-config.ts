@@ -46,7 +46,7 @@ export interface RawConfig {
       staleAfter: string;
     }[];
   };
-  access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor')[] }[];
+  access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[] }[];
   policy: { directory: string };
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
   targets: Record<string, RawTarget>;

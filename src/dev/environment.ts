@@ -66,6 +66,7 @@ export async function prepareDevEnvironment(options: DevEnvironmentOptions): Pro
       { workloads: [devWorkload('orchestrator')], roles: ['orchestrator'] },
       { workloads: [devWorkload('operator')], roles: ['operator'] },
       { workloads: [devWorkload('auditor')], roles: ['auditor'] },
+      { workloads: [devWorkload('approver/*')], roles: ['approver'] },
       { workloads: [devWorkload('tool/*')], roles: ['resource_server'] },
     ],
     policy: { directory: policyDir },

@@ -1,6 +1,6 @@
 import type { Instant } from './time.ts';
 
-export const roles = ['orchestrator', 'agent', 'resource_server', 'operator', 'auditor'] as const;
+export const roles = ['orchestrator', 'agent', 'resource_server', 'operator', 'auditor', 'approver'] as const;
 export type Role = (typeof roles)[number];
 
 /** What an attestor proved about the call (design §7). */
@@ -13,6 +13,8 @@ export interface Attestation {
   issuer: string;
   /** The attestation's own `exp`. */
   expiresAt: Instant;
+  /** Groups that the attestation itself says the caller is in; only where the issuer is configured to say so. */
+  groups?: readonly string[];
 }
 
 /** The attested workload with what it may be to the broker. */

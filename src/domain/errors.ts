@@ -30,6 +30,13 @@ const codes = {
   RENEWAL_REFUSED: 'failed_precondition',
   METHOD_UNKNOWN: 'unimplemented',
   CLOCK_SKEW: 'failed_precondition',
+  APPROVAL_NOT_FOUND: 'not_found',
+  APPROVAL_DENIED: 'failed_precondition',
+  APPROVAL_EXPIRED: 'failed_precondition',
+  APPROVAL_USED: 'failed_precondition',
+  APPROVAL_MISMATCH: 'failed_precondition',
+  APPROVAL_SETTLED: 'failed_precondition',
+  APPROVER_INELIGIBLE: 'permission_denied',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

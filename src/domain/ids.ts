@@ -1,7 +1,9 @@
 import type { Instant, RandomBytes } from './time.ts';
 
+export type IdPrefix = 'tsk' | 'lse' | 'apr' | 'msg' | 'rep';
+
 /** Makes `<prefix>_<uuidv7 hex>` (RFC 9562 §5.7): sortable by time, so that new rows land at the end of the index. */
-export type NewId = (prefix: 'tsk' | 'lse' | 'rep') => string;
+export type NewId = (prefix: IdPrefix) => string;
 
 export function idFactory(now: () => Instant, random: RandomBytes): NewId {
   return (prefix) => {
@@ -13,8 +15,8 @@ export function idFactory(now: () => Instant, random: RandomBytes): NewId {
   };
 }
 
-const pattern = /^(tsk|lse|rep)_[0-9a-f]{32}$/;
+const pattern = /^(tsk|lse|apr|msg|rep)_[0-9a-f]{32}$/;
 
-export function isId(prefix: 'tsk' | 'lse' | 'rep', value: string): boolean {
+export function isId(prefix: IdPrefix, value: string): boolean {
   return pattern.test(value) && value.startsWith(`${prefix}_`);
 }

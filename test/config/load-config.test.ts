@@ -247,13 +247,13 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
     'a misspelt role',
     'access: [{ workloads: ["spiffe://acme.test/o"], roles: [orchestratr] }]',
     [
-      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor; did you mean "orchestrator"?',
+      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver; did you mean "orchestrator"?',
     ],
   ],
   [
     'the agent role, which policy gives',
     'access: [{ workloads: ["spiffe://acme.test/o"], roles: [agent] }]',
-    ['6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor'],
+    ['6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver'],
   ],
   [
     'a role twice',

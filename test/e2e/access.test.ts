@@ -34,6 +34,7 @@ const holders = new Map<Role, string>([
   [Role.RESOURCE_SERVER, 'tool/reports'],
   [Role.OPERATOR, 'operator'],
   [Role.AUDITOR, 'auditor'],
+  [Role.APPROVER, 'approver/ann'],
 ]);
 
 let served: Served;

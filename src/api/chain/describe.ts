@@ -27,6 +27,7 @@ const roleOf: Readonly<Partial<Record<WireRole, Role>>> = {
   [WireRole.RESOURCE_SERVER]: 'resource_server',
   [WireRole.OPERATOR]: 'operator',
   [WireRole.AUDITOR]: 'auditor',
+  [WireRole.APPROVER]: 'approver',
 };
 
 /** Throws when an RPC says not who may call it, or has no handler: such a contract must not be served. */

@@ -184,6 +184,14 @@ export declare type IssueCredentialRequest = Message<"leasehold.v1.IssueCredenti
    * @generated from field: string justification = 5;
    */
   justification: string;
+
+  /**
+   * Name of the approval to use. Without it, one that fits is found. Named, it has to fit: each way in which it does not
+   * has a reason of its own.
+   *
+   * @generated from field: string approval = 7;
+   */
+  approval: string;
 };
 
 /**
@@ -346,6 +354,14 @@ export declare type StreamCredentialRequest = Message<"leasehold.v1.StreamCreden
    * @generated from field: string justification = 5;
    */
   justification: string;
+
+  /**
+   * Name of the approval to use. Without it, one that fits is found. Named, it has to fit: each way in which it does not
+   * has a reason of its own.
+   *
+   * @generated from field: string approval = 7;
+   */
+  approval: string;
 };
 
 /**

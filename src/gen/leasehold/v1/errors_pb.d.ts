@@ -211,6 +211,55 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_CLOCK_SKEW = 27;
    */
   CLOCK_SKEW = 27,
+
+  /**
+   * NOT_FOUND: no such approval that this caller may see.
+   *
+   * @generated from enum value: ERROR_REASON_APPROVAL_NOT_FOUND = 28;
+   */
+  APPROVAL_NOT_FOUND = 28,
+
+  /**
+   * FAILED_PRECONDITION: people said no, or nobody decided in time; the message says when to ask again.
+   *
+   * @generated from enum value: ERROR_REASON_APPROVAL_DENIED = 29;
+   */
+  APPROVAL_DENIED = 29,
+
+  /**
+   * FAILED_PRECONDITION: the approval was not used in time.
+   *
+   * @generated from enum value: ERROR_REASON_APPROVAL_EXPIRED = 30;
+   */
+  APPROVAL_EXPIRED = 30,
+
+  /**
+   * FAILED_PRECONDITION: all uses of the approval are used.
+   *
+   * @generated from enum value: ERROR_REASON_APPROVAL_USED = 31;
+   */
+  APPROVAL_USED = 31,
+
+  /**
+   * FAILED_PRECONDITION: the approval is for something else; metadata `differs` says what (arguments, policy_revision…).
+   *
+   * @generated from enum value: ERROR_REASON_APPROVAL_MISMATCH = 32;
+   */
+  APPROVAL_MISMATCH = 32,
+
+  /**
+   * FAILED_PRECONDITION: the approval is decided already, or its task has ended.
+   *
+   * @generated from enum value: ERROR_REASON_APPROVAL_SETTLED = 33;
+   */
+  APPROVAL_SETTLED = 33,
+
+  /**
+   * PERMISSION_DENIED: this caller may not decide this approval: it is the requester, or not one of the approvers.
+   *
+   * @generated from enum value: ERROR_REASON_APPROVER_INELIGIBLE = 34;
+   */
+  APPROVER_INELIGIBLE = 34,
 }
 
 /**

@@ -36,7 +36,7 @@ export declare const AccessSchema: GenMessage<Access>;
 
 /**
  * Role is what a caller may be to the broker. Roles come from two places only: the `access` section of
- * leasehold.yaml (orchestrator, operator, auditor, resource server) and the registered Agent documents (agent).
+ * leasehold.yaml (orchestrator, operator, auditor, approver, resource server) and the registered Agent documents (agent).
  *
  * @generated from enum leasehold.v1.Role
  */
@@ -82,6 +82,13 @@ export enum Role {
    * @generated from enum value: ROLE_AUDITOR = 5;
    */
   AUDITOR = 5,
+
+  /**
+   * Decides approvals that it is named for, as a person, and can break glass together with another.
+   *
+   * @generated from enum value: ROLE_APPROVER = 6;
+   */
+  APPROVER = 6,
 }
 
 /**
