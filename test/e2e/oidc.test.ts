@@ -83,19 +83,3 @@ test('a token for another audience, or from another provider, attests nobody', a
     await stranger.close();
   }
 });
-
-test('a rotation of the provider’s keys is followed without a restart', async () => {
-  provider.rotate();
-  const orchestrator = clientWith(TaskService, estate.httpPort, await provider.idToken('alice'));
-  // A fetch may have been made a moment ago; the next is allowed soon.
-  await expect
-    .poll(
-      () =>
-        orchestrator.listTasks({}).then(
-          () => 'accepted',
-          (error: Error) => error.message,
-        ),
-      { timeout: 40_000, interval: 500 },
-    )
-    .toBe('accepted');
-});
