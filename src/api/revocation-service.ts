@@ -1,4 +1,5 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { fieldInvalid } from '../domain/errors.ts';
 import type { Revocation, RevocationStore, Wake } from '../domain/store.ts';
 import type { Clock, Millis } from '../domain/time.ts';
 import { RevocationService } from '../gen/leasehold/v1/revocation_service_pb.js';
@@ -29,7 +30,7 @@ export function revocationService({ clock, store, wake, sleep }: RevocationServi
       });
       try {
         let asOf = clock.now();
-        let { position, horizon } = await store.begin(tenant, Number(request.afterPosition), asOf - commitWindow);
+        let { position, horizon } = await store.begin(tenant, positionOf(request.afterPosition), asOf - commitWindow);
         for (;;) {
           const page = await store.after(tenant, position, batch);
           position = page.at(-1)?.position ?? position;
@@ -57,6 +58,13 @@ export function revocationService({ clock, store, wake, sleep }: RevocationServi
       }
     },
   });
+}
+
+function positionOf(value: bigint): number {
+  if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) {
+    throw fieldInvalid('after_position', 'is not a position of this feed; 0 begins at the start');
+  }
+  return Number(value);
 }
 
 function message(entry: Revocation) {
