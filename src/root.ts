@@ -65,6 +65,8 @@ const tenant = 'default';
 const jwksCacheAge: Millis = 300_000;
 const statusListTtl: Millis = 15_000;
 const maxClockOffset: Millis = 10_000;
+/** For letting go of workers and connections when the calls in flight have used up the grace. */
+const leastCloseTime: Millis = 1_000;
 const revokeTimeout: Millis = 10_000;
 
 /** The composition root: configuration in, running broker out. The only place that wires. */
@@ -301,8 +303,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     return {
       ...ports,
       stop: async (graceMs = config.server.shutdownGrace) => {
+        const until = performance.now() + graceMs;
         await doors.stop(graceMs);
-        await closeAll();
+        // A target that hangs must not hold up the stop: what is not let go in time goes with the process.
+        const closed = new AbortController();
+        const left = Math.max(leastCloseTime, until - performance.now());
+        await Promise.race([closeAll().finally(() => closed.abort()), sleep(left, closed.signal)]);
       },
     };
   } catch (error) {

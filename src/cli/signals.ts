@@ -6,4 +6,6 @@ export async function runUntilSignal(stop: () => Promise<void>): Promise<void> {
   process.stderr.write(`leasehold: ${signal} received, stopping\n`);
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => process.exit(130));
   await stop();
+  // A connection to a target that hangs would keep the process for as long as its time-outs.
+  setTimeout(() => process.exit(), 250).unref();
 }

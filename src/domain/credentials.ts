@@ -67,14 +67,16 @@ export function createCredentials(options: CredentialsOptions) {
   };
 
   async function untilDue(issued: Issued, signal: AbortSignal): Promise<void> {
-    const stop = new AbortController();
+    let woken = new AbortController();
     const off = options.wake.onTask((tenant, taskId) => {
-      if (tenant === issued.lease.tenant && taskId === issued.lease.taskId) stop.abort();
+      if (tenant === issued.lease.tenant && taskId === issued.lease.taskId) woken.abort();
     });
     try {
-      const either = AbortSignal.any([signal, stop.signal]);
-      while (clock.now() < issued.renewAfter && !either.aborted) {
-        await options.sleep(Math.min(issued.renewAfter - clock.now(), 5_000), either);
+      while (clock.now() < issued.renewAfter && !signal.aborted) {
+        const pause = Math.min(issued.renewAfter - clock.now(), 5_000);
+        await options.sleep(pause, AbortSignal.any([signal, woken.signal]));
+        // Anew before the look, so that a change during it is not missed. Not every change is the end of the task.
+        woken = new AbortController();
         if (!(await stillOpen(issued.lease))) return;
       }
     } finally {
