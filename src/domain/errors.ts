@@ -37,6 +37,11 @@ const codes = {
   APPROVAL_MISMATCH: 'failed_precondition',
   APPROVAL_SETTLED: 'failed_precondition',
   APPROVER_INELIGIBLE: 'permission_denied',
+  POLICY_INVALID: 'invalid_argument',
+  POLICY_SOURCE: 'failed_precondition',
+  POLICY_CHANGED: 'failed_precondition',
+  REVISION_NOT_FOUND: 'not_found',
+  DECISION_NOT_FOUND: 'not_found',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

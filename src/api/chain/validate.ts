@@ -1,5 +1,7 @@
 import type { DescEnum, DescField, DescMessage, Message } from '@bufbuild/protobuf';
 import type { Duration, Timestamp } from '@bufbuild/protobuf/wkt';
+import { getOption, hasOption } from '@bufbuild/protobuf';
+import { max_bytes as maxBytesOption } from '../../gen/leasehold/v1/options_pb.js';
 import { BrokerError } from '../../domain/errors.ts';
 import type { FieldViolation } from '../../domain/errors.ts';
 
@@ -108,6 +110,7 @@ const checkAny: Check = (value, path, report) => {
 function checkScalar(field: DescField): Check | undefined {
   if (field.name === 'request_id') return checkRequestId;
   if (field.name === 'page_size') return checkPageSize;
+  if (hasOption(field, maxBytesOption)) return checkSize(getOption(field, maxBytesOption));
   return checkAny;
 }
 
@@ -126,6 +129,15 @@ const checkString = (value: string, path: string, report: Report): void => {
 const checkBytes = (value: Uint8Array, path: string, report: Report): void => {
   if (value.byteLength > maxBytes) report(path, `must be at most ${maxBytes} bytes`);
 };
+
+/** The contract's own statement of a wider bound (leasehold/v1/options.proto). */
+function checkSize(most: number): Check {
+  return (value, path, report) => {
+    const size = typeof value === 'string' ? Buffer.byteLength(value) : (value as Uint8Array).byteLength;
+    if (size > most) report(path, `must be at most ${most} bytes`);
+    else if (typeof value === 'string' && value.includes('\0')) report(path, 'must not hold a NUL character');
+  };
+}
 
 const checkRequestId: Check = (value, path, report) => {
   if (value !== '' && !(typeof value === 'string' && uuid.test(value))) report(path, 'must be a UUID (AIP-155)');

@@ -260,6 +260,41 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_APPROVER_INELIGIBLE = 34;
    */
   APPROVER_INELIGIBLE = 34,
+
+  /**
+   * INVALID_ARGUMENT: the policy has mistakes; google.rpc.BadRequest names each as `file:line:column`.
+   *
+   * @generated from enum value: ERROR_REASON_POLICY_INVALID = 35;
+   */
+  POLICY_INVALID = 35,
+
+  /**
+   * FAILED_PRECONDITION: this broker's policy is not changed through the API (`policy.source`).
+   *
+   * @generated from enum value: ERROR_REASON_POLICY_SOURCE = 36;
+   */
+  POLICY_SOURCE = 36,
+
+  /**
+   * FAILED_PRECONDITION: another revision runs than the request expects. Look at it, then apply again.
+   *
+   * @generated from enum value: ERROR_REASON_POLICY_CHANGED = 37;
+   */
+  POLICY_CHANGED = 37,
+
+  /**
+   * NOT_FOUND: no such policy revision, or the beginning of its digest is that of several.
+   *
+   * @generated from enum value: ERROR_REASON_REVISION_NOT_FOUND = 38;
+   */
+  REVISION_NOT_FOUND = 38,
+
+  /**
+   * NOT_FOUND: no such decision that this caller may see.
+   *
+   * @generated from enum value: ERROR_REASON_DECISION_NOT_FOUND = 39;
+   */
+  DECISION_NOT_FOUND = 39,
 }
 
 /**

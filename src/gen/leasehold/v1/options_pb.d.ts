@@ -6,7 +6,7 @@
 
 import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
-import type { MethodOptions } from "@bufbuild/protobuf/wkt";
+import type { FieldOptions, MethodOptions } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file leasehold/v1/options.proto.
@@ -102,4 +102,11 @@ export declare const RoleSchema: GenEnum<Role>;
  * @generated from extension: leasehold.v1.Access access = 50601;
  */
 export declare const access: GenExtension<MethodOptions, Access>;
+
+/**
+ * Most bytes of a `bytes` or `string` field, where the general bounds (4 KiB of text, 64 KiB of bytes) are too narrow.
+ *
+ * @generated from extension: int32 max_bytes = 50602;
+ */
+export declare const max_bytes: GenExtension<FieldOptions, number>;
 
