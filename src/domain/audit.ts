@@ -15,7 +15,17 @@ export type AuditKind =
   | 'lease.denied'
   | 'lease.returned'
   | 'lease.abandoned'
-  | 'lease.settled';
+  | 'lease.settled'
+  | 'approval.requested'
+  | 'approval.voted'
+  | 'approval.approved'
+  | 'approval.denied'
+  | 'approval.timed_out'
+  | 'approval.expired'
+  | 'approval.cancelled'
+  | 'approval.used'
+  | 'approval.break_glass_requested'
+  | 'approval.break_glass';
 
 /** One audit row. `detail` is JSON and never holds secret material. */
 export interface AuditEvent {

@@ -71,13 +71,15 @@ export interface LeaseWrite {
   settleAt: Instant;
   /** The renewed lease ends here at the latest. Set when this write makes a renewal live. */
   supersedeAt: Instant | undefined;
+  /** One use of this approval is taken by the same write; it is not written when none is left for exactly this. */
+  approval?: { approvalId: string; argumentsDigest: string };
   events: AuditEvent[];
 }
 
 /** Group commit (design §5). */
 export interface LeaseWriter {
   /**
-   * Inserts the lease. False: not written, because the task is not open at that epoch, the request_id is taken, or the
+   * Inserts the lease. False: not written, because the task is not open at that epoch, the request_id is taken, its approval has no use left for it, or the
    * renewed lease is not active any more; the caller looks which.
    */
   insert(write: LeaseWrite): Promise<boolean>;

@@ -12,6 +12,13 @@ interface OfLease extends OfTask {
   provider: string;
 }
 
+interface OfApproval extends OfTask {
+  approvalId: string;
+  agent: string;
+  tool: string;
+  tier: string;
+}
+
 /** What the domain tells operators, besides what it writes into the audit. Ids and names only, never a secret or free text of a caller. */
 export interface DomainEvents {
   'task.opened': OfTask & { agent: string; opener: string; tools: number };
@@ -28,6 +35,13 @@ export interface DomainEvents {
   'settle.batch': { leases: number };
   'settle.failed': OfLease & { attempts: number; retryInMs: number; error: unknown };
   'settle.degraded': OfTask;
+  'approval.requested': OfApproval;
+  'approval.settled': OfTask & { approvalId: string; state: string; waitedMs: number };
+  'approval.break_glass_requested': OfApproval & { by: string };
+  'approval.break_glass': OfApproval & { by: string };
+  'notify.failed': { endpoint: string; notificationId: string; attempts: number; retryInMs: number; error: unknown };
+  'notify.gave_up': { endpoint: string; notificationId: string; attempts: number; error: unknown };
+  'notify.delivered': { endpoint: string; notificationId: string; attempts: number };
   'storage.failed': { operation: string; error: unknown };
   'provider.failed': { provider: string; tool: string; operation: string; error: unknown };
 }

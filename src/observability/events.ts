@@ -146,6 +146,41 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'a closed task still has leases without a good outcome',
     counter: count('settle_degraded', []),
   },
+  'approval.requested': {
+    level: 'info',
+    line: 'people are asked for an approval',
+    counter: count('approvals_requested', ['tool', 'tier']),
+  },
+  'approval.settled': {
+    level: 'info',
+    line: 'an approval is decided, or has ended of itself',
+    counter: count('approvals_settled', ['state']),
+  },
+  'approval.break_glass_requested': {
+    level: 'error',
+    line: 'BREAK-GLASS: a person asks to set policy aside for a task; a second person has to agree',
+    counter: count('break_glass_requested', ['tool', 'tier']),
+  },
+  'approval.break_glass': {
+    level: 'error',
+    line: 'BREAK-GLASS: two people have set policy aside for a task, for 30 minutes',
+    counter: count('break_glass', ['tool', 'tier']),
+  },
+  'notify.failed': {
+    level: 'warn',
+    line: 'a webhook did not take a message; it is sent again',
+    counter: count('webhook_failures', ['endpoint']),
+  },
+  'notify.gave_up': {
+    level: 'error',
+    line: 'a message to a webhook was given up',
+    counter: count('webhook_given_up', ['endpoint']),
+  },
+  'notify.delivered': {
+    level: 'debug',
+    line: 'a webhook took a message',
+    counter: count('webhook_delivered', ['endpoint']),
+  },
   'provider.failed': {
     level: 'warn',
     line: 'a target system or its provider failed',

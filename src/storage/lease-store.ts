@@ -117,6 +117,17 @@ async function abandon(pool: pg.Pool, lease: Lease, now: Instant, event: AuditEv
           request_id = request_id || '~' || lease_id
         WHERE tenant = $1 AND lease_id = $2 AND state = 'pending'
         RETURNING lease_id
+      ), unused AS (
+        DELETE FROM approval_uses u USING written w WHERE u.tenant = $1 AND u.lease_id = w.lease_id
+        RETURNING u.approval_id
+      ), given_back AS (
+        -- Nobody received it: the use is there again, unless the same was asked anew meanwhile.
+        UPDATE approvals a SET uses_left = a.uses_left + 1, state = 'approved'
+        FROM unused u
+        WHERE a.tenant = $1 AND a.approval_id = u.approval_id AND a.state IN ('approved', 'used') AND a.expires_at > $3
+          AND (a.state = 'approved' OR NOT EXISTS (
+            SELECT FROM approvals o WHERE o.tenant = a.tenant AND o.task_id = a.task_id AND o.tool = a.tool AND o.tier = a.tier
+              AND o.arguments_digest = a.arguments_digest AND o.state IN ('pending', 'approved')))
       )
       ${auditInsert} ${auditSelect} FROM ${auditUnnest(4)} WHERE EXISTS (SELECT FROM written)`,
       [lease.tenant, lease.leaseId, new Date(now), ...auditColumns([event])],

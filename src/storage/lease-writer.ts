@@ -23,22 +23,65 @@ const gate = `gate AS MATERIALIZED (
   FOR SHARE
 )`;
 
+/**
+ * The approvals of this flush, locked until the commit; `approved` are the leases that they cover: no more than uses are
+ * left, and only for exactly what was approved. Without a row that names one, nothing is read here. Uses the primary key.
+ */
+const approvalGate = `approval AS MATERIALIZED (
+  SELECT a.tenant, a.approval_id, a.kind, a.task_id, a.agent, a.workload, a.tool, a.tier, a.arguments_digest,
+    a.policy_revision, a.uses_left
+  FROM approvals a
+  WHERE (a.tenant, a.approval_id) IN (SELECT i.tenant, i.approval_id FROM input i WHERE i.approval_id IS NOT NULL)
+    AND a.state = 'approved' AND a.uses_left > 0 AND a.expires_at > clock_timestamp()
+  ORDER BY a.tenant, a.approval_id
+  FOR UPDATE
+), approved AS MATERIALIZED (
+  SELECT ranked.tenant, ranked.approval_id, ranked.lease_id
+  FROM (
+    SELECT i.tenant, i.approval_id, i.lease_id, a.uses_left,
+      row_number() OVER (PARTITION BY i.tenant, i.approval_id ORDER BY i.lease_id) AS place
+    FROM approval a
+    JOIN input i ON i.tenant = a.tenant AND i.approval_id = a.approval_id
+    JOIN gate g ON g.tenant = i.tenant AND g.task_id = i.task_id AND g.epoch = i.epoch
+    WHERE a.task_id = i.task_id AND a.agent = i.agent AND (a.workload IS NULL OR a.workload = i.workload)
+      AND a.tool = i.tool AND a.tier = i.tier
+      AND (a.kind = 'break_glass'
+        OR (a.arguments_digest = i.arguments_digest AND a.policy_revision = i.policy_revision))
+  ) ranked
+  WHERE ranked.place <= ranked.uses_left
+)`;
+
+/** Every lease that was written takes its use with it. The row is locked: the count is that of its newest version. */
+const approvalUse = `used AS (
+  INSERT INTO approval_uses (tenant, lease_id, approval_id)
+  SELECT o.tenant, o.lease_id, o.approval_id FROM approved o
+  WHERE EXISTS (SELECT FROM written w WHERE w.lease_id = o.lease_id)
+  RETURNING tenant, approval_id
+), taken AS (
+  UPDATE approvals a
+  SET uses_left = a.uses_left - u.uses, state = CASE WHEN a.uses_left = u.uses THEN 'used' ELSE a.state END
+  FROM (SELECT tenant, approval_id, count(*)::int4 AS uses FROM used GROUP BY tenant, approval_id) u
+  WHERE a.tenant = u.tenant AND a.approval_id = u.approval_id
+)`;
+
 const insertLeases = `
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(
     $1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
     $10::text[], $11::text[], $12::text[], $13::text[], $14::float8[], $15::float8[], $16::float8[], $17::text[],
-    $18::int4[], $19::float8[], $20::text[], $21::text[], $22::float8[]
+    $18::int4[], $19::float8[], $20::text[], $21::text[], $22::float8[], $23::text[], $24::text[]
   ) AS i(tenant, task_id, epoch, lease_id, request_id, agent, workload, tool, tier,
     provider, handle, state, revocation_kind, issued_at, expires_at, settle_at, renewed_from,
-    renewal_count, line_started_at, policy_revision, policy_rule, supersede_at)
+    renewal_count, line_started_at, policy_revision, policy_rule, supersede_at,
+    approval_id, arguments_digest)
   WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead}
-), ${gate}, superseded AS (
+), ${gate}, ${approvalGate}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
   FROM input i JOIN gate g USING (tenant, task_id)
   WHERE i.supersede_at IS NOT NULL AND g.epoch = i.epoch
     AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
+    AND (i.approval_id IS NULL OR EXISTS (SELECT FROM approved o WHERE o.lease_id = i.lease_id))
     AND NOT EXISTS (
       SELECT FROM leases d WHERE d.tenant = i.tenant AND d.task_id = i.task_id AND d.request_id = i.request_id)
   RETURNING i.lease_id
@@ -51,10 +94,11 @@ WITH input AS MATERIALIZED (
   FROM input i JOIN gate g USING (tenant, task_id)
   WHERE g.epoch = i.epoch
     AND (i.supersede_at IS NULL OR EXISTS (SELECT FROM superseded s WHERE s.lease_id = i.lease_id))
+    AND (i.approval_id IS NULL OR EXISTS (SELECT FROM approved o WHERE o.lease_id = i.lease_id))
   ON CONFLICT (tenant, task_id, request_id) DO NOTHING
   RETURNING lease_id
-), logged AS (
-  ${auditInsert} ${auditSelect} FROM ${auditUnnest(23)} WHERE e.lease_id IN (SELECT w.lease_id FROM written w)
+), ${approvalUse}, logged AS (
+  ${auditInsert} ${auditSelect} FROM ${auditUnnest(25)} WHERE e.lease_id IN (SELECT w.lease_id FROM written w)
 )
 SELECT lease_id FROM written`;
 
@@ -149,6 +193,8 @@ function insertValues(writes: readonly LeaseWrite[]): unknown[] {
     column((w) => w.lease.policyRevision),
     column((w) => w.lease.policyRule),
     column((w) => w.supersedeAt ?? null),
+    column((w) => w.approval?.approvalId ?? null),
+    column((w) => w.approval?.argumentsDigest ?? null),
     ...auditColumns(writes.flatMap((w) => w.events)),
   ];
 }
