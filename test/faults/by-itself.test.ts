@@ -34,7 +34,7 @@ afterAll(async () => {
 const task = async (taskId: string) =>
   (await brokerRows(estate, 'SELECT state, close_cause FROM tasks WHERE task_id = $1', [taskId]))[0];
 
-test('leases run out by themselves with outcome expired, and the task stays open', async () => {
+test.concurrent('leases run out by themselves with outcome expired, and the task stays open', async () => {
   const { agent } = callers(estate);
   const taskId = await openTask(estate);
   await agent.issueCredential({ taskId, ...reportsRead });
@@ -56,7 +56,7 @@ test('leases run out by themselves with outcome expired, and the task stays open
   expect(await task(taskId)).toEqual({ state: 'open', close_cause: null });
 });
 
-test('a task whose deadline passes is closed with that cause, and no credential outlives it', async () => {
+test.concurrent('a task whose deadline passes is closed with that cause, and no credential outlives it', async () => {
   const { agent, orchestrator } = callers(estate);
   const { task: opened } = await orchestrator.openTask({
     intent: 'short',
@@ -73,7 +73,7 @@ test('a task whose deadline passes is closed with that cause, and no credential 
   await expect(ordersSeenBy(loginOf(credential))).rejects.toThrow();
 });
 
-test('an opener that goes silent has its task closed; one that is heard has not', async () => {
+test.concurrent('an opener that goes silent has its task closed; one that is heard has not', async () => {
   const { agent, orchestrator } = callers(estate);
   const open = async () => {
     const answer = await orchestrator.openTask({
@@ -97,7 +97,7 @@ test('an opener that goes silent has its task closed; one that is heard has not'
   await orchestrator.closeTask({ taskId: heard });
 });
 
-test('a shortened deadline ends what was issued under the longer one', async () => {
+test.concurrent('a shortened deadline ends what was issued under the longer one', async () => {
   const { agent, orchestrator } = callers(estate);
   const taskId = await openTask(estate);
   const { credential } = await agent.issueCredential({ taskId, ...warehouseRead });
@@ -109,7 +109,7 @@ test('a shortened deadline ends what was issued under the longer one', async () 
   await expect(ordersSeenBy(loginOf(credential))).rejects.toThrow();
 });
 
-test('a stream renews when it is time, not whenever something else of its task changes', async () => {
+test.concurrent('a stream renews when it is time, not whenever something else of its task changes', async () => {
   const { agent, orchestrator } = callers(estate);
   const taskId = await openTask(estate);
   const stream = agent.streamCredential({ taskId, ...reportsRead });

@@ -24,7 +24,18 @@ export const ticket = { change_ticket: 'CHG-1' };
 export const reportsRead = { tool: 'reports', tier: Tier.READ };
 export const warehouseRead = { tool: 'warehouse', tier: Tier.READ };
 
-export function callers(estate: TestEstate, port?: number) {
+const made = new WeakMap<TestEstate, Map<number, ReturnType<typeof makeCallers>>>();
+
+/** Kept, so that a caller keeps its attestation as a real one does. */
+export function callers(estate: TestEstate, port = estate.httpPort) {
+  const known = made.get(estate) ?? new Map<number, ReturnType<typeof makeCallers>>();
+  made.set(estate, known);
+  const found = known.get(port) ?? makeCallers(estate, port);
+  known.set(port, found);
+  return found;
+}
+
+function makeCallers(estate: TestEstate, port: number) {
   return {
     orchestrator: estate.client(TaskService, 'orchestrator', port),
     agent: estate.client(CredentialService, 'agent/analyst', port),

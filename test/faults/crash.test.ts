@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { describe, test } from 'vitest';
 import type { FaultPoint } from '../../src/domain/telemetry.ts';
 import { createEstate, startProcess } from '../support/broker.ts';
 import {
@@ -7,16 +7,57 @@ import {
   eventually,
   expectSettled,
   leasesOf,
+  logIn,
   loginOf,
   openTask,
   ordersSeenBy,
   refusalOf,
+  reportsRead,
   retrying,
   rolesOf,
   warehouseRead,
 } from './support.ts';
 
-const points: { point: FaultPoint; madeAtTarget: boolean; survives: boolean }[] = [
+const closing: FaultPoint[] = ['close.committed', 'settle.claimed', 'settle.revoked', 'settle.recorded'];
+
+/** Fault 2. */
+describe.concurrent('a broker killed while it closes a task', () => {
+  test.for(closing)('at %s: the next one completes the close', { timeout: 90_000 }, async (point, { expect }) => {
+    const estate = await createEstate('crashclose');
+    const doomed = await startProcess(estate, { killAt: point });
+    const { agent, orchestrator } = callers(estate);
+    const taskId = await openTask(estate);
+    const request = { taskId, ...warehouseRead };
+    const [{ credential: first }, { credential: second }] = [
+      await agent.issueCredential(request),
+      await agent.issueCredential(request),
+    ];
+    await agent.issueCredential({ taskId, ...reportsRead });
+    const session = await logIn(loginOf(first));
+    const ended = new Promise((resolve) => session.once('end', resolve));
+
+    // Killed in the call itself, or behind its back.
+    await Promise.race([orchestrator.closeTask({ taskId, wait: true }).catch(() => undefined), doomed.exited]);
+    expect(await doomed.exited).toEqual({ code: null, signal: 'SIGKILL' });
+
+    const broker = await startProcess(estate);
+    try {
+      expect(await refusalOf(agent.issueCredential(request))).toMatchObject({ reason: 'TASK_CLOSED' });
+      // A claim of the killed broker has to run out first.
+      const leases = await expectSettled(estate, taskId, 40_000);
+      expect(leases.map((lease) => lease['outcome'])).toEqual(['revoked', 'revoked', 'revoked']);
+      await ended;
+      for (const credential of [first, second]) await expect(ordersSeenBy(loginOf(credential))).rejects.toThrow();
+      const { summary } = await orchestrator.closeTask({ taskId });
+      expect(summary).toMatchObject({ unsettled: 0, revoked: 3 });
+    } finally {
+      await broker.stop();
+      await estate.remove();
+    }
+  });
+});
+
+const issuing: { point: FaultPoint; madeAtTarget: boolean; survives: boolean }[] = [
   { point: 'issue.pending-committed', madeAtTarget: false, survives: false },
   { point: 'issue.credential-made', madeAtTarget: true, survives: false },
   // The lease is whole: only the answer was lost. The retry gets a new password for the same login.
@@ -25,7 +66,7 @@ const points: { point: FaultPoint; madeAtTarget: boolean; survives: boolean }[] 
 
 /** Fault 1. */
 describe.concurrent('a broker killed while it issues a login', () => {
-  test.for(points)(
+  test.for(issuing)(
     'at $point leaves none behind, and the agent’s retry works',
     async ({ point, madeAtTarget, survives }, { expect: check }) => {
       const estate = await createEstate('crash');
