@@ -1,4 +1,4 @@
-import { copyFile, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import pg from 'pg';
@@ -20,7 +20,6 @@ import { asSuperuser } from '../support/postgres.ts';
 export type RawFile = Record<string, Record<string, object>>;
 export type Row = Record<string, unknown>;
 
-export const ticket = { change_ticket: 'CHG-1' };
 export const reportsRead = { tool: 'reports', tier: Tier.READ };
 export const warehouseRead = { tool: 'warehouse', tier: Tier.READ };
 
@@ -207,18 +206,13 @@ export async function secondReplica(
   return { configFile, httpPort, grpcPort };
 }
 
-/** Replaces text in a file of the policy directory, in one step, as an editor would save it. */
+/** Replaces text in a file of the policy directory, as an editor would save it. */
 export async function editPolicy(estate: TestEstate, file: string, edit: (text: string) => string): Promise<void> {
   const target = path.join(estate.policyDir, file);
   const before = await readFile(target, 'utf8');
   const after = edit(before);
   if (after === before) throw new Error(`the edit of ${file} changes nothing`);
   await writeFile(target, after);
-}
-
-export async function backUp(file: string): Promise<() => Promise<void>> {
-  await copyFile(file, `${file}.kept`);
-  return async () => await copyFile(`${file}.kept`, file);
 }
 
 /** The same numbers in every run (mulberry32). */
