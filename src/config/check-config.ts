@@ -40,7 +40,11 @@ export async function checkConfig(options: CheckConfigOptions): Promise<CheckRes
 
 /** The names of a configuration that policy may use; for `watchPolicy` and `loadPolicyDirectory`. */
 export function policyNames(config: Config): Required<KnownNames> {
-  return { knownTargets: new Set(Object.keys(config.targets)), knownTrustDomains: knownTrustDomains(config) };
+  return {
+    knownTargets: new Set(Object.keys(config.targets)),
+    knownTrustDomains: knownTrustDomains(config),
+    environment: config.environment,
+  };
 }
 
 function fileIssues(config: Config, document: SourceDocument): Issue[] {

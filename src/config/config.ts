@@ -19,6 +19,8 @@ export interface Config {
   attestation: AttestationConfig;
   access: readonly AccessGrant[];
   policy: { directory: string };
+  /** Facts about this installation that conditions may look at. */
+  environment: Readonly<Record<string, string>>;
   tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };
   targets: Readonly<Record<string, TargetConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };

@@ -149,6 +149,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     },
     access: raw.access,
     policy: { directory: resolve(raw.policy.directory) },
+    environment: { ...raw.environment },
     tasks: {
       defaultTtl: millis(tasks.defaultTtl),
       maxTtl: millis(tasks.maxTtl),

@@ -48,6 +48,7 @@ export interface RawConfig {
   };
   access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[] }[];
   policy: { directory: string };
+  environment: Record<string, string>;
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
   targets: Record<string, RawTarget>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };

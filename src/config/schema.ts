@@ -7,7 +7,7 @@ import type { Issue } from './issue.ts';
 import { suggestion } from './suggest.ts';
 import type { FieldPath, SourceDocument } from './yaml-document.ts';
 
-type SchemaName = 'config' | 'agent' | 'tool' | 'policy';
+type SchemaName = 'config' | 'agent' | 'tool' | 'policy' | 'definitions' | 'defaults' | 'policytest';
 type Node = Record<string, unknown>;
 
 const cache = new Map<SchemaName, ValidateFunction>();

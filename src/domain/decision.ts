@@ -1,5 +1,15 @@
+import type { Arguments } from './arguments.ts';
+import type { Facts } from './facts.ts';
 import type { Task, ToolAccess } from './model.ts';
-import type { ApprovalTerms, PolicyRevision, RenewalContext, Tool, ToolTier } from './policy.ts';
+import type {
+  ApprovalTerms,
+  Obligations,
+  PolicyRevision,
+  RenewalContext,
+  SenderConstraint,
+  Tool,
+  ToolTier,
+} from './policy.ts';
 import type { Instant, Millis } from './time.ts';
 
 /** A decision bounded by everything that policy does not know: what the task asked for, and how long it may last. */
@@ -16,12 +26,18 @@ export interface Granted {
   life: Millis;
   tool: Tool;
   tier: ToolTier;
+  obligations: Obligations;
 }
 
 export interface DecisionContext {
   workload: string | undefined;
   now: Instant;
   renewal: RenewalContext | undefined;
+  /** Undefined for a plan. */
+  arguments?: Arguments | undefined;
+  facts?: Facts | undefined;
+  /** What the credential will be bound to. */
+  boundTo?: SenderConstraint | undefined;
 }
 
 /** Decides one tool and tier for one task under one revision (invariants 1, 4, 8). Pure. */
@@ -41,11 +57,16 @@ export function decide(
     return { effect: 'deny', rule: '', reason: `${name} is not registered in the running policy revision` };
   }
   const decision = revision.decide({ task, access, ...context });
-  const { effect, rule, reason } = decision;
+  const { effect, rule, reason, obligations = {} } = decision;
   const ttl = decision.ttl ?? decision.approval?.ttl ?? tier.ttl.default;
   const life = Math.min(ttl, tier.ttl.max, task.deadline - context.now);
   const roomFor = life >= leastLife(tier, task);
-  if (effect === 'deny') return { effect, rule, reason, ...(roomFor ? { granted: { life, tool, tier } } : {}) };
+  const granted: Granted = { life, tool, tier, obligations };
+  if (effect === 'deny') return { effect, rule, reason, ...(roomFor ? { granted } : {}) };
+  const { senderConstraint } = obligations;
+  if (senderConstraint !== undefined && senderConstraint !== context.boundTo) {
+    return { effect: 'deny', rule, reason: unbound(rule, senderConstraint) };
+  }
   if (!roomFor) {
     return {
       effect: 'too_late',
@@ -53,9 +74,14 @@ export function decide(
       reason: `the task ends in ${Math.max(0, Math.round(life / 1_000))} s, less than the least life of ${name}`,
     };
   }
-  if (effect === 'allow') return { effect, rule, reason, life, tool, tier };
+  if (effect === 'allow') return { effect, rule, reason, ...granted };
   if (decision.approval === undefined) return { effect: 'deny', rule, reason };
-  return { effect, rule, reason, approval: decision.approval, granted: { life, tool, tier } };
+  return { effect, rule, reason, approval: decision.approval, granted };
+}
+
+function unbound(rule: string, constraint: SenderConstraint): string {
+  const how = constraint === 'dpop' ? 'a DPoP key (RFC 9449)' : 'a client certificate (RFC 8705)';
+  return `policy wants the credential bound to ${how}, and this call offers none that this broker can bind to (${rule})`;
 }
 
 /**

@@ -5,7 +5,7 @@ import { decide, type BoundedDecision } from './decision.ts';
 import { BrokerError } from './errors.ts';
 import type { NewId } from './ids.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
-import type { PolicyRevision, PolicySource } from './policy.ts';
+import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
 import type { Grant, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
@@ -121,7 +121,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         renewal:
           line.renewedFrom === undefined
             ? undefined
-            : { count: line.renewedFrom.renewalCount, age: now - line.renewedFrom.lineStartedAt },
+            : renewalContext(line.renewedFrom, task, now),
       });
       if (decision.effect !== 'allow') {
         await refuse(caller, task, access, now, decision, line, revision);
@@ -365,6 +365,15 @@ export function createIssuer(options: IssuerOptions): Issuer {
 /** Two thirds into its life: late enough to be useful, with a third left for retries. */
 export function renewAfter(lease: Pick<Lease, 'issuedAt' | 'expiresAt'>): Instant {
   return lease.issuedAt + Math.floor(((lease.expiresAt - lease.issuedAt) * 2) / 3);
+}
+
+function renewalContext(lease: Lease, task: Task, now: Instant): RenewalContext {
+  return {
+    count: lease.renewalCount,
+    age: now - lease.lineStartedAt,
+    sinceIssue: now - lease.issuedAt,
+    heartbeat: task.heartbeatDue !== undefined && task.heartbeatDue > now,
+  };
 }
 
 function renewable(lease: Lease, now: Instant): boolean {

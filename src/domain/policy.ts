@@ -1,3 +1,5 @@
+import type { ArgumentLimits, Arguments, ArgumentSpecs } from './arguments.ts';
+import type { FactNeeds, Facts } from './facts.ts';
 import type { RevocationKind, Task, Tier, ToolAccess } from './model.ts';
 import type { Instant, Millis } from './time.ts';
 
@@ -9,6 +11,8 @@ export interface ToolTier {
   ttl: { min: Millis; default: Millis; max: Millis };
   /** What the agent may do, for `authorization_details` (RFC 9396). */
   actions: readonly string[];
+  /** What a request may say about one use; absent: nothing. */
+  arguments?: ArgumentSpecs;
   /** Provider's own options, validated at load (postgres: target, groupRole, statements). */
   options: Readonly<Record<string, unknown>>;
 }
@@ -29,6 +33,8 @@ export interface Agent {
   description: string;
   /** ISO date on which the owner has to look at it again. */
   reviewBy: string | undefined;
+  /** `low`, `medium`, `high` or `critical`; undefined when nobody has said. */
+  risk: string | undefined;
   labels: Readonly<Record<string, string>>;
   /** Exact workloads, or patterns with a trailing `/*` that covers one or more path segments. */
   workloads: readonly string[];
@@ -39,15 +45,25 @@ export interface RenewalContext {
   count: number;
   /** Milliseconds since the first lease of the line was issued. */
   age: Millis;
+  /** Milliseconds since the lease that is to be renewed was issued. */
+  sinceIssue: Millis;
+  /** Renewals and milliseconds since the line's last approval; undefined when it had none. */
+  sinceApproval?: { count: number; age: Millis } | undefined;
+  /** Whether the task was opened with a heartbeat and has not missed it. */
+  heartbeat: boolean;
 }
 
 export interface DecisionInput {
-  task: Pick<Task, 'taskId' | 'agent' | 'opener' | 'context' | 'openedAt' | 'deadline'>;
+  task: Pick<Task, 'taskId' | 'parentTaskId' | 'agent' | 'opener' | 'context' | 'openedAt' | 'deadline'>;
   /** Workload that asks; undefined for the plan made before the agent has called. */
   workload: string | undefined;
   access: ToolAccess;
   now: Instant;
   renewal: RenewalContext | undefined;
+  /** What the request says about this use, checked against the tier; undefined for a plan, which has no request. */
+  arguments?: Arguments | undefined;
+  /** What `needs` asked for; undefined when nothing was asked. A rule that needs what is missing lets nothing through. */
+  facts?: Facts | undefined;
 }
 
 /** One rule's demand for approvals: this many different people out of these. */
@@ -74,6 +90,26 @@ export interface ApprovalTerms {
 }
 
 export type Effect = 'allow' | 'deny' | 'needs_approval';
+export type SenderConstraint = 'dpop' | 'mtls';
+
+/** What a credential is bound to beside its life. Several rules merge to the strictest. */
+export interface Obligations {
+  /** Narrower than the tier's own limits, by argument. */
+  argumentLimits?: ArgumentLimits;
+  /** How old a credential has to be before it is renewed. */
+  renewNotBefore?: Millis;
+  senderConstraint?: SenderConstraint;
+}
+
+/** How one rule that is about this request came out; for those who explain a decision. */
+export interface ConsideredRule {
+  rule: string;
+  effect: 'allow' | 'deny' | 'require_approval';
+  /** Whether its condition held; a text says why that could not be told. */
+  held: boolean | { failed: string };
+  /** The condition as written. */
+  when: string | undefined;
+}
 
 export interface Decision {
   effect: Effect;
@@ -85,6 +121,8 @@ export interface Decision {
   ttl: Millis | undefined;
   /** Present only with `needs_approval`. */
   approval?: ApprovalTerms;
+  /** Present with `allow` and `needs_approval`, when there is any. */
+  obligations?: Obligations;
 }
 
 /** One immutable, compiled revision of the policy documents. */
@@ -95,8 +133,15 @@ export interface PolicyRevision {
   tools: ReadonlyMap<string, Tool>;
   /** Agents whose `workloads` cover this workload. Memoised: it is asked on every call. */
   agentsOf(workload: string): ReadonlySet<string>;
-  /** Deny wins, no match is a deny, an error in a condition is a deny (design §3.7, §3.8). Pure. */
-  decide(input: DecisionInput): Decision;
+  /** Whether what this revision no longer allows is to be settled at once, rather than at its next renewal. */
+  reevaluate: boolean;
+  /** What storage has to be asked before `decide`; undefined, as for nearly all, when nothing. */
+  needs(agent: string, access: ToolAccess, renewal: boolean): FactNeeds | undefined;
+  /**
+   * Deny wins, no match is a deny, an error in a condition is a deny (design §3.7, §3.8). Pure. `considered` hears of
+   * every rule that is about the request.
+   */
+  decide(input: DecisionInput, considered?: (rule: ConsideredRule) => void): Decision;
 }
 
 /** The running revision. `current()` throws POLICY_DENIED-free: no policy at all is a revision that denies everything. */

@@ -1,44 +1,70 @@
-import type { DecisionInput } from '../domain/policy.ts';
-import type { Instant } from '../domain/time.ts';
+import type { Arguments, ArgumentSpecs } from '../domain/arguments.ts';
+import type { Facts, RateNeed } from '../domain/facts.ts';
+import { rateKey } from '../domain/facts.ts';
+import type { Agent, DecisionInput, Tool } from '../domain/policy.ts';
+import type { Instant, Millis } from '../domain/time.ts';
+import { wallClock } from './wall-clock.ts';
 
 type Labels = Readonly<Record<string, string>>;
 
 /**
  * What a condition sees. One class per variable, because the expression engine knows a declared type by its constructor.
- * CEL integers are BigInt. The task's intent is not here: free text never decides (design §3.8).
+ * CEL integers are BigInt. A field that is undefined makes the condition fail, so that what is not known lets nothing
+ * through. The task's intent is not here: free text never decides (design §3.8).
  */
 export class AgentView {
   readonly name: string;
   readonly owner: string;
   readonly labels: Labels;
-  constructor(agent: { name: string; owner: string; labels: Labels }) {
+  readonly risk: string | undefined;
+  readonly reviewBy: Date | undefined;
+  readonly overdue: boolean;
+  constructor(agent: Agent, now: Instant) {
     this.name = agent.name;
     this.owner = agent.owner;
     this.labels = agent.labels;
+    this.risk = agent.risk;
+    this.reviewBy = agent.reviewBy === undefined ? undefined : new Date(agent.reviewBy);
+    this.overdue = reviewOverdue(agent, now);
   }
+}
+
+/** The day of the review is still in time, wherever its owner is. */
+export function reviewOverdue(agent: Pick<Agent, 'reviewBy'>, now: Instant): boolean {
+  return agent.reviewBy !== undefined && now >= Date.parse(agent.reviewBy) + 86_400_000;
 }
 
 export class ToolView {
   readonly name: string;
   readonly owner: string;
   readonly labels: Labels;
-  constructor(tool: { name: string; owner: string; labels: Labels }) {
+  readonly sensitivity: string | undefined;
+  constructor(tool: Tool) {
     this.name = tool.name;
     this.owner = tool.owner;
     this.labels = tool.labels;
+    this.sensitivity = tool.labels['sensitivity'];
   }
 }
 
 export class TaskView {
   readonly id: string;
   readonly opener: string;
+  readonly orchestrator: string | undefined;
   readonly context: Labels;
   readonly age: bigint;
-  constructor(task: DecisionInput['task'], now: Instant) {
+  readonly remaining: bigint;
+  readonly depth: bigint | undefined;
+  constructor(task: DecisionInput['task'], facts: Facts | undefined, now: Instant) {
+    const isRoot = task.parentTaskId === undefined;
+    const depth = isRoot ? 0 : facts?.lineage?.depth;
     this.id = task.taskId;
     this.opener = task.opener;
+    this.orchestrator = isRoot ? task.opener : facts?.lineage?.orchestrator;
     this.context = task.context;
     this.age = seconds(now - task.openedAt);
+    this.remaining = seconds(task.deadline - now);
+    this.depth = depth === undefined ? undefined : BigInt(depth);
   }
 }
 
@@ -60,16 +86,97 @@ export class RenewalView {
   }
 }
 
+/** The moment of the decision as clocks show it in one time zone. `weekday` 0 is Sunday. */
 export class TimeView {
   readonly now: Date;
-  readonly hour: bigint;
-  readonly minute: bigint;
-  readonly weekday: bigint;
-  constructor(now: Instant) {
-    this.now = new Date(now);
-    this.hour = BigInt(this.now.getUTCHours());
-    this.minute = BigInt(this.now.getUTCMinutes());
-    this.weekday = BigInt(this.now.getUTCDay());
+  readonly timeZone: string;
+  constructor(now: Date, timeZone: string) {
+    this.now = now;
+    this.timeZone = timeZone;
+  }
+  get hour(): bigint {
+    return BigInt(wallClock(this.now, this.timeZone).hour);
+  }
+  get minute(): bigint {
+    return BigInt(wallClock(this.now, this.timeZone).minute);
+  }
+  get weekday(): bigint {
+    return BigInt(wallClock(this.now, this.timeZone).weekday);
+  }
+  get date(): string {
+    return wallClock(this.now, this.timeZone).date;
+  }
+  zone(timeZone: string): TimeView {
+    return new TimeView(this.now, timeZone);
+  }
+}
+
+export class HeldItem {
+  readonly tool: string;
+  readonly tier: string;
+  readonly count: bigint;
+  constructor(tool: string, tier: string, count: number) {
+    this.tool = tool;
+    this.tier = tier;
+    this.count = BigInt(count);
+  }
+}
+
+/** What the tree of the task holds or has held: what was read does not get unread when its credential ends. */
+export class HeldView {
+  readonly items: readonly HeldItem[] | undefined;
+  readonly #tools: ReadonlyMap<string, Tool>;
+  constructor(facts: Facts | undefined, tools: ReadonlyMap<string, Tool>) {
+    this.items = facts?.held.map(({ tool, tier, count }) => new HeldItem(tool, tier, count));
+    this.#tools = tools;
+  }
+  tool(name: string): boolean {
+    return known(this.items).some((item) => item.tool === name);
+  }
+  access(tool: string, tier: string): boolean {
+    return known(this.items).some((item) => item.tool === tool && item.tier === tier);
+  }
+  /** A tool that is registered no longer has no labels to look at. */
+  label(name: string, value: string): boolean {
+    return known(this.items).some((item) => this.#tools.get(item.tool)?.labels[name] === value);
+  }
+}
+
+export class CountView {
+  readonly #facts: Facts | undefined;
+  constructor(facts: Facts | undefined) {
+    this.#facts = facts;
+  }
+  task(tool: string | undefined): bigint {
+    const held = known(this.#facts?.held).filter((item) => tool === undefined || item.tool === tool);
+    return BigInt(held.reduce((sum, item) => sum + item.count, 0));
+  }
+}
+
+export class RateView {
+  readonly #facts: Facts | undefined;
+  constructor(facts: Facts | undefined) {
+    this.#facts = facts;
+  }
+  of(scope: RateNeed['scope'], window: Millis, tool: string | undefined): bigint {
+    return BigInt(known(this.#facts?.rates.get(rateKey({ scope, window, tool }))));
+  }
+}
+
+/** Arguments of the request, by the types that the tool's tier gives them. */
+export class ArgsView {
+  [name: string]: bigint | number | string | boolean;
+  constructor(args: Arguments, specs: ArgumentSpecs) {
+    for (const [name, value] of Object.entries(args)) {
+      this[name] = specs[name]?.type === 'integer' ? BigInt(value as number) : value;
+    }
+  }
+}
+
+export class ListsView {
+  [name: string]: readonly string[];
+  constructor(lists: Readonly<Record<string, readonly string[]>>) {
+    Object.assign(this, lists);
   }
 }
 
@@ -81,23 +188,65 @@ export interface Activation extends Record<string, unknown> {
   caller: CallerView;
   renewal: RenewalView;
   time: TimeView;
+  held: HeldView;
+  count: CountView;
+  rate: RateView;
+  environment: Labels;
+  lists: ListsView;
+  /** Undefined while no request has been made: a plan. */
+  args: ArgsView | undefined;
 }
 
-/** The declared variables and their fields; what conditions are type-checked against. `weekday` 0 is Sunday; times are UTC. */
+/** The declared variables and their fields; what conditions are type-checked against. */
 export const variables = {
-  agent: { ctor: AgentView, fields: { name: 'string', owner: 'string', labels: 'map<string, string>' } },
-  tool: { ctor: ToolView, fields: { name: 'string', owner: 'string', labels: 'map<string, string>' } },
-  task: { ctor: TaskView, fields: { id: 'string', opener: 'string', context: 'map<string, string>', age: 'int' } },
+  agent: {
+    ctor: AgentView,
+    fields: {
+      name: 'string',
+      owner: 'string',
+      labels: 'map<string, string>',
+      risk: 'string',
+      reviewBy: 'google.protobuf.Timestamp',
+      overdue: 'bool',
+    },
+  },
+  tool: {
+    ctor: ToolView,
+    fields: { name: 'string', owner: 'string', labels: 'map<string, string>', sensitivity: 'string' },
+  },
+  task: {
+    ctor: TaskView,
+    fields: {
+      id: 'string',
+      opener: 'string',
+      orchestrator: 'string',
+      context: 'map<string, string>',
+      age: 'int',
+      remaining: 'int',
+      depth: 'int',
+    },
+  },
   caller: { ctor: CallerView, fields: { workload: 'string' } },
   renewal: { ctor: RenewalView, fields: { active: 'bool', count: 'int', age: 'int' } },
   time: {
     ctor: TimeView,
-    fields: { now: 'google.protobuf.Timestamp', hour: 'int', minute: 'int', weekday: 'int' },
+    fields: { now: 'google.protobuf.Timestamp', hour: 'int', minute: 'int', weekday: 'int', date: 'string' },
   },
+  held: { ctor: HeldView, fields: { items: 'list<HeldItem>' } },
+  count: { ctor: CountView, fields: {} },
+  rate: { ctor: RateView, fields: {} },
 } as const;
+
+/** Fields of what the variables hold, and of the methods' results. */
+export const heldItemFields = { tool: 'string', tier: 'string', count: 'int' } as const;
 
 export function fieldsOf(variable: string): Readonly<Record<string, string>> | undefined {
   return Object.hasOwn(variables, variable) ? variables[variable as keyof typeof variables].fields : undefined;
+}
+
+function known<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error('what storage knows was not asked for');
+  return value;
 }
 
 function seconds(millis: number): bigint {

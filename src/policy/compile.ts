@@ -6,17 +6,39 @@ import { validateShape } from '../config/schema.ts';
 import { suggestion } from '../config/suggest.ts';
 import { workloadIndex } from '../config/workload-pattern.ts';
 import type { SourceDocument } from '../config/yaml-document.ts';
+import { defaultMaxLength } from '../domain/arguments.ts';
+import type { ArgumentSpec, ArgumentSpecs } from '../domain/arguments.ts';
 import type { Agent, PolicyRevision, Tool, ToolTier } from '../domain/policy.ts';
 import { approvalOf } from './approval.ts';
-import { AgentView, ToolView } from './activation.ts';
+import { ListsView, ToolView } from './activation.ts';
 import { canonicalDocuments, digestOf, remember } from './canonical.ts';
 import { checkDocuments } from './check-documents.ts';
 import type { Checked, KnownNames } from './check-documents.ts';
-import { decideByRules, refusal } from './decide.ts';
-import type { CompiledRule } from './decide.ts';
-import type { AgentDocument, AnyDocument, PolicyDocument, TierSpec, ToolDocument } from './documents.ts';
+import { namesOfRule } from './check-rule.ts';
+import { decideByRules, needsOfRules } from './decide.ts';
+import type { World } from './decide.ts';
+import { ttlOf } from './defaults.ts';
+import type {
+  AgentDocument,
+  AnyDocument,
+  DefaultsDocument,
+  PolicyDocument,
+  PolicyTestDocument,
+  RuleSpec,
+  TierSpec,
+  ToolDocument,
+} from './documents.ts';
+import { refusal } from './obligations.ts';
+import type { CompiledRule, RuleRenewal } from './obligations.ts';
 
-const kinds = { Agent: 'agent', Tool: 'tool', Policy: 'policy' } as const;
+const kinds = {
+  Agent: 'agent',
+  Tool: 'tool',
+  Policy: 'policy',
+  Definitions: 'definitions',
+  Defaults: 'defaults',
+  PolicyTest: 'policytest',
+} as const;
 
 /** Makes a revision of plain documents, for example those of `describeRevision`. Throws ConfigError. */
 export function compilePolicy(documents: readonly unknown[], known: KnownNames = {}): PolicyRevision {
@@ -36,25 +58,24 @@ export function compilePolicy(documents: readonly unknown[], known: KnownNames =
 export function compileSources(
   sources: readonly SourceDocument[],
   known: KnownNames,
-): { revision: PolicyRevision } | { issues: Issue[] } {
+): { revision: PolicyRevision; tests: SourceDocument[] } | { issues: Issue[] } {
   const shape: Issue[] = [];
   const sound: SourceDocument[] = [];
   const maimed: SourceDocument[] = [];
+  const tests: SourceDocument[] = [];
   for (const source of sources) {
     const issues = checkShape(source);
     shape.push(...issues);
-    (issues.length === 0 ? sound : maimed).push(source);
+    if (issues.length > 0) maimed.push(source);
+    // Tests are about a revision and no part of it: to add one changes nothing that runs.
+    else if ((source.value as PolicyTestDocument).kind === 'PolicyTest') tests.push(source);
+    else sound.push(source);
   }
   const checked = checkDocuments(sound, maimed, known);
   const issues = [...shape, ...checked.issues];
   if (issues.length > 0) return { issues };
-  return {
-    revision: build(
-      sound.map((source) => structuredClone(source.value) as AnyDocument),
-      sound,
-      checked,
-    ),
-  };
+  const documents = sound.map((source) => structuredClone(source.value) as AnyDocument);
+  return { revision: build(documents, sound, checked, known), tests };
 }
 
 function checkShape(source: SourceDocument): Issue[] {
@@ -66,10 +87,21 @@ function checkShape(source: SourceDocument): Issue[] {
     return issue('', source.at([]), 'is not a document', 'it begins with apiVersion, kind, metadata, spec');
   }
   const kind = (value as { kind?: unknown }).kind;
-  if (kind === undefined) return issue('', source.at([]), '"kind" is missing', 'add kind: Agent, Tool or Policy');
+  if (kind === undefined)
+    return issue(
+      '',
+      source.at([]),
+      '"kind" is missing',
+      'add kind: Agent, Tool, Policy, Definitions, Defaults or PolicyTest',
+    );
   if (typeof kind !== 'string' || !Object.hasOwn(kinds, kind)) {
     const hint = typeof kind === 'string' ? suggestion(kind, Object.keys(kinds), 'kinds') : undefined;
-    return issue('kind', source.at(['kind']), 'must be one of Agent, Tool, Policy', hint);
+    return issue(
+      'kind',
+      source.at(['kind']),
+      'must be one of Agent, Tool, Policy, Definitions, Defaults, PolicyTest',
+      hint,
+    );
   }
   return validateShape(kinds[kind as keyof typeof kinds], source);
 }
@@ -78,40 +110,49 @@ function build(
   documents: readonly AnyDocument[],
   sources: readonly SourceDocument[],
   checked: Checked,
+  known: KnownNames,
 ): PolicyRevision {
   const agents = new Map<string, Agent>();
   const tools = new Map<string, Tool>();
   const policies: PolicyDocument[] = [];
+  const { defaults } = checked;
   documents.forEach((document, index) => {
     if (document.kind === 'Agent') agents.set(document.metadata.name, deepFreeze(agentOf(document)));
-    else if (document.kind === 'Tool') tools.set(document.metadata.name, deepFreeze(toolOf(document)));
+    else if (document.kind === 'Tool') tools.set(document.metadata.name, deepFreeze(toolOf(document, defaults)));
     // The source's own objects: conditions are kept by rule.
-    else policies.push(sources[index]!.value as PolicyDocument);
+    else if (document.kind === 'Policy') policies.push(sources[index]!.value as PolicyDocument);
   });
-  const agentViews = new Map([...agents].map(([name, agent]) => [name, new AgentView(agent)]));
   const toolViews = new Map([...tools].map(([name, tool]) => [name, new ToolView(tool)]));
   const index = indexRules(policies, checked);
+  const world: World = {
+    tools,
+    lists: new ListsView(structuredClone(checked.lists)),
+    environment: { ...known.environment },
+    timeZone: defaults?.spec.timeZone ?? 'UTC',
+  };
   const canonical = canonicalDocuments(documents);
 
   const revision: PolicyRevision = {
     digest: digestOf(canonical),
     agents,
     tools,
+    reevaluate: policies.some(({ spec }) => spec.reevaluate === true),
     agentsOf: workloadIndex(
       [...agents.values()].flatMap((agent) =>
         agent.workloads.map((pattern): [string, string] => [pattern, agent.name]),
       ),
     ),
-    decide: (input) => {
+    needs: (agent, access, renewal) => needsOfRules(index, agent, access, renewal),
+    decide: (input, considered) => {
       const { agent: agentName } = input.task;
       const { tool: toolName, tier: tierName } = input.access;
-      const agent = agentViews.get(agentName);
+      const agent = agents.get(agentName);
       if (agent === undefined) return refusal('', `policy registers no agent ${agentName}`);
       const tool = toolViews.get(toolName);
       if (tool === undefined) return refusal('', `policy registers no tool ${toolName}`);
       const tier = tools.get(toolName)!.tiers[tierName];
       if (tier === undefined) return refusal('', `tool ${toolName} has no tier ${tierName}`);
-      return decideByRules(index, { agent, tool, tier }, input);
+      return decideByRules(index, world, { agent, tool, tier }, input, considered);
     },
   };
   return remember(Object.freeze(revision), canonical);
@@ -123,22 +164,11 @@ function indexRules(policies: readonly PolicyDocument[], checked: Checked): Map<
     .flatMap(({ metadata, spec }) => spec.rules.map((rule) => ({ id: `${metadata.name}/${rule.name}`, rule })))
     .sort((a, b) => (a.id < b.id ? -1 : 1));
   rules.forEach(({ id, rule }, order) => {
-    const compiled: CompiledRule = {
-      id,
-      order,
-      tiers: new Set(rule.tiers),
-      effect: rule.effect,
-      condition: checked.conditions.get(rule),
-      reason: rule.reason,
-      ttl: optionalMillis(rule.obligations?.ttl),
-      maxRenewals: rule.obligations?.renewal?.max,
-      maxAge: optionalMillis(rule.obligations?.renewal?.maxAge),
-      approval: rule.effect === 'require_approval' ? approvalOf(id, rule.obligations?.approval) : undefined,
-    };
-    for (const agent of rule.agents) {
+    const compiled = compiledRule(id, order, rule, checked);
+    for (const agent of namesOfRule(rule.agents, checked.lists)) {
       const byTool = index.get(agent) ?? new Map<string, CompiledRule[]>();
       index.set(agent, byTool);
-      for (const tool of rule.tools) {
+      for (const tool of namesOfRule(rule.tools, checked.lists)) {
         const list = byTool.get(tool);
         if (list === undefined) byTool.set(tool, [compiled]);
         else list.push(compiled);
@@ -148,40 +178,80 @@ function indexRules(policies: readonly PolicyDocument[], checked: Checked): Map<
   return index;
 }
 
+function compiledRule(id: string, order: number, rule: RuleSpec, checked: Checked): CompiledRule {
+  const conditions = checked.conditions.get(rule);
+  const { obligations = {} } = rule;
+  const { renewal = {} } = obligations;
+  const compiledRenewal: RuleRenewal = {
+    max: renewal.max,
+    maxAge: optionalMillis(renewal.maxAge),
+    notBefore: optionalMillis(renewal.notBefore),
+    condition: conditions?.renewal,
+    requireHeartbeat: renewal.requireHeartbeat ?? false,
+    approvalAfterCount: renewal.approvalAfter?.count,
+    approvalAfterAge: optionalMillis(renewal.approvalAfter?.age),
+  };
+  return {
+    id,
+    order,
+    tiers: new Set(rule.tiers),
+    effect: rule.effect,
+    condition: conditions?.when,
+    timeZone: rule.timeZone,
+    reason: rule.reason,
+    ttl: optionalMillis(obligations.ttl),
+    maxUses: obligations.maxUses,
+    renewal: compiledRenewal,
+    senderConstraint: obligations.senderConstraint,
+    argumentLimits: obligations.arguments,
+    approval: approvalOf(id, obligations.approval),
+  };
+}
+
 function agentOf({ metadata, spec }: AgentDocument): Agent {
   return {
     name: metadata.name,
     owner: metadata.owner,
     description: metadata.description ?? '',
     reviewBy: metadata.reviewBy,
+    risk: spec.risk,
     labels: metadata.labels ?? {},
     workloads: spec.workloads,
   };
 }
 
-function toolOf({ metadata, spec }: ToolDocument): Tool {
+function toolOf(document: ToolDocument, defaults: DefaultsDocument | undefined): Tool {
+  const { metadata, spec } = document;
   return {
     name: metadata.name,
     owner: metadata.owner,
     description: metadata.description ?? '',
     resource: spec.resource,
     labels: metadata.labels ?? {},
-    tiers: Object.fromEntries(Object.entries(spec.tiers).map(([name, tier]) => [name, tierOf(tier)])),
+    tiers: Object.fromEntries(
+      Object.entries(spec.tiers).map(([name, tier]) => [name, tierOf(tier, document, defaults)]),
+    ),
   };
 }
 
-function tierOf(tier: TierSpec): ToolTier {
+function tierOf(tier: TierSpec, tool: ToolDocument, defaults: DefaultsDocument | undefined): ToolTier {
   return {
     provider: tier.provider,
     revocation: tier.revocation,
-    ttl: {
-      min: parseDuration(tier.ttl.min)!,
-      default: parseDuration(tier.ttl.default)!,
-      max: parseDuration(tier.ttl.max)!,
-    },
+    ttl: ttlOf(defaults, tool, tier),
     actions: tier.actions ?? [],
+    ...(tier.arguments === undefined ? {} : { arguments: argumentsOf(tier.arguments) }),
     options: tier[tier.provider as 'jwt' | 'postgres'] ?? {},
   };
+}
+
+function argumentsOf(declared: NonNullable<TierSpec['arguments']>): ArgumentSpecs {
+  const specs: Record<string, ArgumentSpec> = {};
+  for (const [name, { required = false, description = '', ...spec }] of Object.entries(declared)) {
+    const length = spec.type === 'string' ? { maxLength: spec.maxLength ?? defaultMaxLength } : {};
+    specs[name] = { ...spec, ...length, required, description };
+  }
+  return specs;
 }
 
 function optionalMillis(text: string | undefined): number | undefined {

@@ -9,7 +9,29 @@ export interface ConditionFault {
   hint?: string;
 }
 
-export function unknownField(owner: string, word: string, offset: number): ConditionFault {
+/** Fields of the variables whose fields the documents define. */
+export interface DefinedFields {
+  shape: Readonly<Record<string, string>>;
+  lists: Readonly<Record<string, readonly string[]>>;
+}
+
+export function unknownField(owner: string, word: string, offset: number, defined?: DefinedFields): ConditionFault {
+  if (owner === 'args') {
+    const names = Object.keys(defined?.shape ?? {});
+    const hint =
+      names.length === 0
+        ? "the rule's tools declare no arguments (spec.tiers.<tier>.arguments)"
+        : suggestion(word, names, 'arguments');
+    return {
+      offset,
+      message: `none of the rule's tools takes an argument "${word}"`,
+      ...(hint === undefined ? {} : { hint }),
+    };
+  }
+  if (owner === 'lists') {
+    const hint = suggestion(word, Object.keys(defined?.lists ?? {}), 'lists');
+    return { offset, message: `there is no list "${word}"`, ...(hint === undefined ? {} : { hint }) };
+  }
   const message = `${owner === '' ? 'there' : owner} has no field "${word}"`;
   if (owner === 'task' && word === 'intent') {
     return { offset, message, hint: 'free text never decides; put what decides into task.context' };

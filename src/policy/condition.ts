@@ -1,36 +1,146 @@
 import { Environment } from '@marcbachmann/cel-js';
 import type { ParseError } from '@marcbachmann/cel-js';
 import { suggestion } from '../config/suggest.ts';
-import { variables } from './activation.ts';
-import type { Activation } from './activation.ts';
+import type { FactNeeds } from '../domain/facts.ts';
+import type { Millis } from '../domain/time.ts';
+import { ArgsView, HeldItem, heldItemFields, ListsView, variables } from './activation.ts';
+import type { Activation, CountView, HeldView, RateView, TimeView, ToolView } from './activation.ts';
+import { parseDuration } from '../config/duration.ts';
 import { unknownField } from './condition-fault.ts';
 import type { ConditionFault } from './condition-fault.ts';
+import { expandConditions, expressionOf } from './expand.ts';
+import type { Expansion } from './expand.ts';
 import { checkExpression } from './expression-check.ts';
+import { needsOf } from './expression-needs.ts';
 
 /** What a condition came to: whether it holds, or why that cannot be said. */
 export type ConditionResult = boolean | { failed: string };
-export type Condition = (activation: Activation) => ConditionResult;
+export interface Condition {
+  evaluate(activation: Activation): ConditionResult;
+  /** What storage has to be asked before it can be evaluated; undefined when nothing. */
+  needs: FactNeeds | undefined;
+  source: string;
+}
+
+/** Types of `args` by name, as far as the tools that a rule is about agree on them. */
+export type ArgsShape = Readonly<Record<string, string>>;
+
+/** What conditions may name beside the variables that are always there. */
+export interface Vocabulary {
+  conditions: ReadonlyMap<string, string>;
+  lists: Readonly<Record<string, readonly string[]>>;
+  /** Undefined when the configuration is not known: any name will do. */
+  environment: Readonly<Record<string, string>> | undefined;
+}
+
+export type CompileCondition = (
+  source: string,
+  shape: ArgsShape,
+) => { condition: Condition } | { fault: ConditionFault };
 
 // Far above what a person can read, and low enough that no expression is slow.
 const limits = { maxAstNodes: 500, maxDepth: 32, maxListElements: 256, maxMapEntries: 64, maxCallArguments: 8 };
 
-const environment = new Environment({ limits });
-for (const [name, { ctor, fields }] of Object.entries(variables)) {
-  environment.registerType(ctor.name, { ctor, fields: { ...fields } });
-  environment.registerVariable(name, ctor.name);
-}
-environment.registerVariable('tier', 'string');
+const variableNames = [...Object.keys(variables), 'tier', 'args', 'environment', 'conditions', 'lists'];
 
-const variableNames = [...Object.keys(variables), 'tier'];
+/** A compiler for one set of documents. Types of `args` differ from tool to tool, so each shape has an environment. */
+export function createConditionCompiler(vocabulary: Vocabulary): CompileCondition {
+  const base = baseEnvironment(vocabulary);
+  const environments = new Map<string, Environment>();
+  const compiled = new Map<string, ReturnType<CompileCondition>>();
+
+  const environmentFor = (shape: ArgsShape, key: string) => {
+    let environment = environments.get(key);
+    if (environment === undefined) {
+      environment = base.clone();
+      environment.registerType(ArgsView.name, { ctor: ArgsView, fields: { ...shape } });
+      environment.registerVariable('args', ArgsView.name);
+      environments.set(key, environment);
+    }
+    return environment;
+  };
+
+  return (source, shape) => {
+    const shapeKey = JSON.stringify(shape);
+    // Most conditions do not look at arguments, and are the same condition whatever tools their rule is about.
+    const key = source.includes('args') || source.includes('conditions') ? `${shapeKey} ${source}` : source;
+    let result = compiled.get(key);
+    if (result === undefined) {
+      const environment = environmentFor(shape, shapeKey);
+      result = compile(environment, vocabulary, shape, source);
+      compiled.set(key, result);
+    }
+    return result;
+  };
+}
+
+function baseEnvironment(vocabulary: Vocabulary): Environment {
+  const environment = new Environment({ limits });
+  environment.registerType(HeldItem.name, { ctor: HeldItem, fields: { ...heldItemFields } });
+  for (const [name, { ctor, fields }] of Object.entries(variables)) {
+    environment.registerType(ctor.name, { ctor, fields: { ...fields } });
+    environment.registerVariable(name, ctor.name);
+  }
+  const lists = Object.fromEntries(Object.keys(vocabulary.lists).map((name) => [name, 'list<string>']));
+  environment.registerType(ListsView.name, { ctor: ListsView, fields: lists });
+  environment.registerVariable('lists', ListsView.name);
+  environment.registerVariable('tier', 'string');
+  environment.registerVariable('environment', 'map<string, string>');
+
+  const method = (
+    receiverType: string,
+    name: string,
+    types: readonly string[],
+    returnType: string,
+    handler: (...args: never[]) => unknown,
+  ) =>
+    environment.registerFunction({
+      name,
+      receiverType,
+      returnType,
+      params: types.map((type, index) => ({ name: `p${index}`, type })),
+      handler,
+    });
+  method('TimeView', 'zone', ['string'], 'TimeView', (time: TimeView, zone: string) => time.zone(zone));
+  method('HeldView', 'tool', ['string'], 'bool', (held: HeldView, tool: string) => held.tool(tool));
+  method('HeldView', 'access', ['string', 'string'], 'bool', (held: HeldView, tool: string, tier: string) =>
+    held.access(tool, tier),
+  );
+  method('HeldView', 'label', ['string', 'string'], 'bool', (held: HeldView, name: string, value: string) =>
+    held.label(name, value),
+  );
+  method('CountView', 'task', [], 'int', (count: CountView) => count.task(undefined));
+  method('CountView', 'task', ['string'], 'int', (count: CountView, tool: string) => count.task(tool));
+  method('CountView', 'task', ['ToolView'], 'int', (count: CountView, tool: ToolView) => count.task(tool.name));
+  for (const scope of ['task', 'agent', 'tool'] as const) {
+    method('RateView', scope, ['string'], 'int', (rate: RateView, window: string) =>
+      rate.of(scope, parseDuration(window) as Millis, undefined),
+    );
+    if (scope === 'tool') continue;
+    method('RateView', scope, ['string', 'string'], 'int', (rate: RateView, window: string, tool: string) =>
+      rate.of(scope, parseDuration(window) as Millis, tool),
+    );
+  }
+  return environment;
+}
 
 /** Type-checks an expression; names, types and the result are known to be right before it ever runs. */
-export function compileCondition(source: string): { condition: Condition } | { fault: ConditionFault } {
+function compile(
+  environment: Environment,
+  vocabulary: Vocabulary,
+  shape: ArgsShape,
+  source: string,
+): ReturnType<CompileCondition> {
+  const explained = (error: CelError, expansion?: Expansion) => explain(source, error, shape, vocabulary, expansion);
   try {
-    const program = environment.parse(source);
+    const expanded = expandConditions(source, vocabulary.conditions, (text) => environment.parse(text).ast);
+    if ('fault' in expanded) return expanded;
+    const { expansion } = expanded;
+    const program = environment.parse(expansion.text);
     const checked = program.check();
-    if (!checked.valid) return { fault: explain(source, checked.error as CelError) };
-    const fault = checkExpression(program.ast, source);
-    if (fault !== undefined) return { fault };
+    if (!checked.valid) return { fault: explained(checked.error as CelError, expansion) };
+    const fault = checkExpression(program.ast, expansion.text, { shape, ...vocabulary });
+    if (fault !== undefined) return { fault: expansion.place(fault) };
     if (checked.type !== 'bool') {
       return {
         fault: {
@@ -40,9 +150,15 @@ export function compileCondition(source: string): { condition: Condition } | { f
         },
       };
     }
-    return { condition: (activation) => evaluate(program, activation) };
+    return {
+      condition: {
+        evaluate: (activation) => evaluate(program, activation),
+        needs: needsOf(program.ast),
+        source: expressionOf(source),
+      },
+    };
   } catch (error) {
-    return { fault: explain(source, error as CelError) };
+    return { fault: explained(error as CelError) };
   }
 }
 
@@ -54,25 +170,31 @@ function evaluate(program: (activation: Activation) => unknown, activation: Acti
     return typeof result === 'boolean' ? result : { failed: 'it gave neither true nor false' };
   } catch (error) {
     const { code, summary } = error as CelError;
+    if (code === 'unknown_variable') return { failed: 'it looks at the arguments of a request, and there is none yet' };
     // Other summaries may quote values of the task's context, which are not for every reader of a decision.
     return { failed: code === 'no_such_key' ? lowerFirst(summary) : (code ?? 'it failed').replaceAll('_', ' ') };
   }
 }
 
-function explain(source: string, error: CelError): ConditionFault {
+function explain(
+  source: string,
+  error: CelError,
+  shape: ArgsShape,
+  vocabulary: Vocabulary,
+  expansion: Expansion | undefined,
+): ConditionFault {
+  const text = expansion?.text ?? source;
   const offset = error.range?.start ?? 0;
-  const word = source.slice(offset, error.range?.end ?? offset);
-  const fault = (message: string, hint?: string): ConditionFault => ({
-    offset,
-    message,
-    ...(hint === undefined ? {} : { hint }),
-  });
+  const word = text.slice(offset, error.range?.end ?? offset);
+  const placed = (fault: ConditionFault) => expansion?.place(fault) ?? fault;
+  const fault = (message: string, hint?: string): ConditionFault =>
+    placed({ offset, message, ...(hint === undefined ? {} : { hint }) });
   switch (error.code) {
     case 'unknown_variable':
       return fault(`unknown variable "${word}"`, suggestion(word, variableNames, 'variables'));
     case 'no_such_key': {
-      const owner = /([A-Za-z_]\w*)\s*\.\s*$/.exec(source.slice(0, offset))?.[1] ?? '';
-      return unknownField(owner, word, offset);
+      const owner = /([A-Za-z_]\w*)\s*\.\s*$/.exec(text.slice(0, offset))?.[1] ?? '';
+      return placed(unknownField(owner, word, offset, { shape, lists: vocabulary.lists }));
     }
     case 'unexpected_character':
       return fault(

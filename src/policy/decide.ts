@@ -1,39 +1,78 @@
 import { formatDuration } from '../config/duration.ts';
-import type { Tier } from '../domain/model.ts';
-import type { Decision, DecisionInput, ToolTier } from '../domain/policy.ts';
-import type { Millis } from '../domain/time.ts';
+import { mergeNeeds } from '../domain/facts.ts';
+import type { FactNeeds } from '../domain/facts.ts';
+import type { Tier, ToolAccess } from '../domain/model.ts';
+import type { Agent, ConsideredRule, Decision, DecisionInput, Tool, ToolTier } from '../domain/policy.ts';
 import { mergeApprovals } from './approval.ts';
-import type { RuleApproval } from './approval.ts';
-import { CallerView, RenewalView, TaskView, TimeView } from './activation.ts';
-import type { Activation, AgentView, ToolView } from './activation.ts';
-import type { Condition, ConditionResult } from './condition.ts';
-import type { RuleSpec } from './documents.ts';
-
-/** A rule ready to be asked. `order` is its place by policy and name: what is reported does not hang on files. */
-export interface CompiledRule {
-  id: string;
-  order: number;
-  tiers: ReadonlySet<Tier>;
-  effect: RuleSpec['effect'];
-  condition: Condition | undefined;
-  reason: string | undefined;
-  ttl: Millis | undefined;
-  maxRenewals: number | undefined;
-  maxAge: Millis | undefined;
-  approval: RuleApproval | undefined;
-}
+import {
+  AgentView,
+  ArgsView,
+  CallerView,
+  CountView,
+  HeldView,
+  RateView,
+  RenewalView,
+  TaskView,
+  TimeView,
+} from './activation.ts';
+import type { Activation, ListsView, ToolView } from './activation.ts';
+import type { ConditionResult } from './condition.ts';
+import { least, mergeObligations, refusal } from './obligations.ts';
+import type { CompiledRule } from './obligations.ts';
+import { needsApprovalAgain, renewalRefusal } from './renewal.ts';
 
 /** Rules by agent and tool, `*` included, so that rules about others cost nothing. */
 export type RuleIndex = ReadonlyMap<string, ReadonlyMap<string, readonly CompiledRule[]>>;
 
+/** What every condition of a revision sees alike. */
+export interface World {
+  tools: ReadonlyMap<string, Tool>;
+  lists: ListsView;
+  environment: Readonly<Record<string, string>>;
+  /** Of rules that do not name one. */
+  timeZone: string;
+}
+
 export interface Subject {
-  agent: AgentView;
+  agent: Agent;
   tool: ToolView;
   tier: ToolTier;
 }
 
+/** The rules that are about an agent, a tool and a tier. */
+function* about(index: RuleIndex, agent: string, access: ToolAccess): Generator<CompiledRule> {
+  for (const byTool of [index.get(agent), index.get('*')]) {
+    if (byTool === undefined) continue;
+    for (const rules of [byTool.get(access.tool), byTool.get('*')]) {
+      if (rules === undefined) continue;
+      for (const rule of rules) if (rule.tiers.has(access.tier)) yield rule;
+    }
+  }
+}
+
+export function needsOfRules(
+  index: RuleIndex,
+  agent: string,
+  access: ToolAccess,
+  renewal: boolean,
+): FactNeeds | undefined {
+  let needs: FactNeeds | undefined;
+  for (const rule of about(index, agent, access)) {
+    needs = mergeNeeds(needs, rule.condition?.needs);
+    if (renewal) needs = mergeNeeds(needs, rule.renewal.condition?.needs);
+    else if (rule.maxUses !== undefined) needs = mergeNeeds(needs, { held: true, lineage: false, rates: [] });
+  }
+  return needs;
+}
+
 /** Deny wins over approval, approval over allow, and nothing matching is a deny (design §3.8). Pure. */
-export function decideByRules(index: RuleIndex, subject: Subject, input: DecisionInput): Decision {
+export function decideByRules(
+  index: RuleIndex,
+  world: World,
+  subject: Subject,
+  input: DecisionInput,
+  considered?: (rule: ConsideredRule) => void,
+): Decision {
   const { task, access } = input;
   let deny: CompiledRule | undefined;
   let denyFault: string | undefined;
@@ -42,33 +81,24 @@ export function decideByRules(index: RuleIndex, subject: Subject, input: Decisio
   let missed: CompiledRule | undefined;
   let missedFault: string | undefined;
 
-  let activation: Activation | undefined;
-  for (const byTool of [index.get(task.agent), index.get('*')]) {
-    if (byTool === undefined) continue;
-    for (const rules of [byTool.get(access.tool), byTool.get('*')]) {
-      if (rules === undefined) continue;
-      for (const rule of rules) {
-        if (!rule.tiers.has(access.tier)) continue;
-        let holds: ConditionResult = true;
-        if (rule.condition !== undefined) {
-          activation ??= activationFor(subject, input);
-          holds = rule.condition(activation);
-        }
-        const failed = typeof holds === 'object' ? holds.failed : undefined;
-        if (rule.effect !== 'allow' && failed !== undefined) {
-          // Fail closed: what may have been meant to stop this does stop it (design §3.7).
-          if (deny === undefined || rule.order < deny.order) [deny, denyFault] = [rule, failed];
-        } else if (holds !== true) {
-          if (rule.effect === 'allow' && (missed === undefined || rule.order < missed.order)) {
-            [missed, missedFault] = [rule, failed];
-          }
-        } else if (rule.effect === 'deny') {
-          if (deny === undefined || rule.order < deny.order) [deny, denyFault] = [rule, undefined];
-        } else if (rule.effect === 'require_approval') {
-          approvals.push(rule);
-        } else allows.push(rule);
+  const see = seer(world, subject, input);
+  for (const rule of about(index, task.agent, access)) {
+    let holds: ConditionResult = true;
+    if (rule.condition !== undefined) holds = rule.condition.evaluate(see(rule.timeZone));
+    considered?.({ rule: rule.id, effect: rule.effect, held: holds, when: rule.condition?.source });
+    const failed = typeof holds === 'object' ? holds.failed : undefined;
+    if (rule.effect !== 'allow' && failed !== undefined) {
+      // Fail closed: what may have been meant to stop this does stop it (design §3.7).
+      if (deny === undefined || rule.order < deny.order) [deny, denyFault] = [rule, failed];
+    } else if (holds !== true) {
+      if (rule.effect === 'allow' && (missed === undefined || rule.order < missed.order)) {
+        [missed, missedFault] = [rule, failed];
       }
-    }
+    } else if (rule.effect === 'deny') {
+      if (deny === undefined || rule.order < deny.order) [deny, denyFault] = [rule, undefined];
+    } else if (rule.effect === 'require_approval') {
+      approvals.push(rule);
+    } else allows.push(rule);
   }
 
   if (deny !== undefined) {
@@ -78,33 +108,44 @@ export function decideByRules(index: RuleIndex, subject: Subject, input: Decisio
       denyFault === undefined ? why : `${why} (denied because a condition could not be evaluated: ${denyFault})`,
     );
   }
-  if (approvals.length > 0) return approvable(approvals, allows, subject.tier, input);
-  if (allows.length === 0) return noMatch(input, missed, missedFault);
-  return allowance(allows, subject.tier, input);
-}
+  const granting = [...allows, ...approvals];
+  if (granting.length === 0) return noMatch(input, missed, missedFault);
 
-/** What the rules that allow say holds for what is approved as well. */
-function approvable(
-  approvals: readonly CompiledRule[],
-  allows: readonly CompiledRule[],
-  tier: ToolTier,
-  input: DecisionInput,
-): Decision {
-  const allowed = allows.length === 0 ? undefined : allowance(allows, tier, input);
-  if (allowed?.effect === 'deny') return allowed;
-  const asking = approvals.toSorted((a, b) => a.order - b.order);
-  const [first] = asking as [CompiledRule, ...CompiledRule[]];
-  const { tool, tier: name } = input.access;
+  if (input.renewal !== undefined) {
+    const refused = renewalRefusal(granting, input.renewal, see);
+    if (refused !== undefined) return refused;
+  }
+  const merged = mergeObligations(granting, input);
+  if ('effect' in merged) return merged;
+  const obligations = Object.keys(merged).length === 0 ? {} : { obligations: merged };
+
+  // A life without an obligation is the tier's own; of two rules that say the same, the first by name is told.
+  const strictest = least(granting, (rule) => rule.ttl);
+  const ttl = Math.min(strictest?.ttl ?? subject.tier.ttl.default, subject.tier.ttl.max);
+  const again = input.renewal === undefined ? undefined : needsApprovalAgain(granting, input.renewal);
+  if (approvals.length === 0 && again === undefined) {
+    const rule = strictest ?? first(allows);
+    const reason = `rule ${rule.id} allows it for ${formatDuration(ttl)}`;
+    return { effect: 'allow', rule: rule.id, reason, ttl, ...obligations };
+  }
+  const asking = [...approvals, ...(again === undefined ? [] : [again.rule])].sort((a, b) => a.order - b.order);
+  const rule = again?.rule ?? asking[0]!;
+  const { tool, tier } = access;
   return {
     effect: 'needs_approval',
-    rule: first.id,
-    reason: first.reason ?? `rule ${first.id} asks for a person's approval of ${tool}:${name}`,
+    rule: rule.id,
+    reason: again?.reason ?? rule.reason ?? `rule ${rule.id} asks for a person's approval of ${tool}:${tier}`,
     ttl: undefined,
     approval: mergeApprovals(
-      asking.map((rule) => rule.approval!),
-      allowed?.ttl ?? tier.ttl.default,
+      asking.map((one) => one.approval),
+      ttl,
     ),
+    ...obligations,
   };
+}
+
+function first(rules: readonly CompiledRule[]): CompiledRule {
+  return rules.reduce((a, b) => (b.order < a.order ? b : a));
 }
 
 function noMatch(input: DecisionInput, missed: CompiledRule | undefined, fault: string | undefined): Decision {
@@ -118,67 +159,31 @@ function noMatch(input: DecisionInput, missed: CompiledRule | undefined, fault: 
   return refusal('', `no rule allows agent ${input.task.agent} to use ${tool}:${tier}${near}`);
 }
 
-/** Obligations of all rules that allow merge to the strictest. */
-function allowance(allows: readonly CompiledRule[], tier: ToolTier, input: DecisionInput): Decision {
-  const first = allows.reduce((a, b) => (b.order < a.order ? b : a));
-  if (input.renewal !== undefined) {
-    const refused = renewalRefusal(allows, input.renewal);
-    if (refused !== undefined) return refused;
-  }
-  const strictest = least(allows, (rule) => rule.ttl);
-  const ttl = Math.min(strictest?.ttl ?? tier.ttl.default, tier.ttl.max);
-  const rule = strictest ?? first;
-  return { effect: 'allow', rule: rule.id, reason: `rule ${rule.id} allows it for ${formatDuration(ttl)}`, ttl };
+/** Makes what conditions see, once, and only when one looks. */
+function seer(world: World, subject: Subject, input: DecisionInput): (timeZone: string | undefined) => Activation {
+  let activation: Activation | undefined;
+  return (timeZone = world.timeZone) => {
+    activation ??= activationFor(world, subject, input);
+    if (activation.time.timeZone === timeZone) return activation;
+    return { ...activation, time: activation.time.zone(timeZone) };
+  };
 }
 
-function renewalRefusal(
-  allows: readonly CompiledRule[],
-  renewal: { count: number; age: Millis },
-): Decision | undefined {
-  const count = least(allows, (rule) => rule.maxRenewals);
-  if (count !== undefined && renewal.count >= count.maxRenewals!) {
-    const times = count.maxRenewals === 1 ? 'once' : `${count.maxRenewals} times`;
-    return refusal(
-      count.id,
-      count.maxRenewals === 0
-        ? `rule ${count.id} allows no renewal`
-        : `rule ${count.id} allows renewal at most ${times}, which have been used`,
-    );
-  }
-  const age = least(allows, (rule) => rule.maxAge);
-  if (age === undefined || renewal.age < age.maxAge!) return undefined;
-  return refusal(
-    age.id,
-    `rule ${age.id} allows renewal until ${formatDuration(age.maxAge!)} after the first issue, which is over`,
-  );
-}
-
-function least(
-  rules: readonly CompiledRule[],
-  of: (rule: CompiledRule) => number | undefined,
-): CompiledRule | undefined {
-  let best: CompiledRule | undefined;
-  for (const rule of rules) {
-    const value = of(rule);
-    if (value === undefined) continue;
-    const bestValue = best === undefined ? Infinity : of(best)!;
-    if (value < bestValue || (value === bestValue && rule.order < best!.order)) best = rule;
-  }
-  return best;
-}
-
-export function refusal(rule: string, reason: string): Decision {
-  return { effect: 'deny', rule, reason, ttl: undefined };
-}
-
-function activationFor({ agent, tool }: Subject, input: DecisionInput): Activation {
+function activationFor(world: World, { agent, tool, tier }: Subject, input: DecisionInput): Activation {
+  const { task, facts, now } = input;
   return {
-    agent,
+    agent: new AgentView(agent, now),
     tool,
-    task: new TaskView(input.task, input.now),
-    tier: input.access.tier,
+    task: new TaskView(task, facts, now),
+    tier: input.access.tier satisfies Tier,
     caller: new CallerView(input.workload),
     renewal: new RenewalView(input.renewal),
-    time: new TimeView(input.now),
+    time: new TimeView(new Date(now), world.timeZone),
+    held: new HeldView(facts, world.tools),
+    count: new CountView(facts),
+    rate: new RateView(facts),
+    environment: world.environment,
+    lists: world.lists,
+    args: input.arguments === undefined ? undefined : new ArgsView(input.arguments, tier.arguments ?? {}),
   };
 }

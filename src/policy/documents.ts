@@ -1,4 +1,6 @@
+import type { ArgumentLimit, ArgumentSpec } from '../domain/arguments.ts';
 import type { RevocationKind, Tier } from '../domain/model.ts';
+import type { SenderConstraint } from '../domain/policy.ts';
 
 /** The documents as written, once their schema has checked them. Kept in step with `schemas/*.schema.json`. */
 interface Header<Kind extends string, Metadata, Spec> {
@@ -15,16 +17,36 @@ interface Metadata {
   labels?: Record<string, string>;
 }
 
-export type AgentDocument = Header<'Agent', Metadata & { reviewBy?: string }, { workloads: string[] }>;
-export type ToolDocument = Header<'Tool', Metadata, { resource: string; tiers: Partial<Record<Tier, TierSpec>> }>;
-export type PolicyDocument = Header<'Policy', Metadata, { rules: RuleSpec[] }>;
-export type AnyDocument = AgentDocument | ToolDocument | PolicyDocument;
+export type AgentDocument = Header<'Agent', Metadata & { reviewBy?: string }, { workloads: string[]; risk?: string }>;
+export type ToolDocument = Header<
+  'Tool',
+  Metadata,
+  { resource: string; ttl?: TtlSpec; tiers: Partial<Record<Tier, TierSpec>> }
+>;
+export type PolicyDocument = Header<'Policy', Metadata, { reevaluate?: boolean; rules: RuleSpec[] }>;
+export type DefinitionsDocument = Header<
+  'Definitions',
+  Metadata,
+  { conditions?: Record<string, string>; lists?: Record<string, string[]> }
+>;
+export type DefaultsDocument = Header<'Defaults', Metadata, { ttl?: TtlSpec; timeZone?: string }>;
+export type PolicyTestDocument = Header<'PolicyTest', Metadata, { cases: PolicyCase[] }>;
+/** What a revision is made of. */
+export type AnyDocument = AgentDocument | ToolDocument | PolicyDocument | DefinitionsDocument | DefaultsDocument;
+
+/** What is left out comes from the level above: tier, tool, organisation. */
+export interface TtlSpec {
+  min?: string;
+  default?: string;
+  max?: string;
+}
 
 export interface TierSpec {
   provider: string;
   revocation: RevocationKind;
-  ttl: { min: string; default: string; max: string };
+  ttl?: TtlSpec;
   actions?: string[];
+  arguments?: Record<string, Partial<ArgumentSpec> & Pick<ArgumentSpec, 'type'>>;
   jwt?: Record<string, unknown>;
   postgres?: Record<string, unknown>;
 }
@@ -36,8 +58,27 @@ export interface RuleSpec {
   tiers: Tier[];
   effect: 'allow' | 'deny' | 'require_approval';
   when?: string;
+  timeZone?: string;
   reason?: string;
-  obligations?: { ttl?: string; renewal?: { max?: number; maxAge?: string }; approval?: ApprovalSpec };
+  obligations?: ObligationsSpec;
+}
+
+export interface ObligationsSpec {
+  ttl?: string;
+  maxUses?: number;
+  renewal?: RenewalSpec;
+  senderConstraint?: SenderConstraint;
+  arguments?: Record<string, ArgumentLimit>;
+  approval?: ApprovalSpec;
+}
+
+export interface RenewalSpec {
+  max?: number;
+  maxAge?: string;
+  notBefore?: string;
+  condition?: string;
+  requireHeartbeat?: boolean;
+  approvalAfter?: { count?: number; age?: string };
 }
 
 /** With effect `require_approval`: who approves, and what the approval then covers. */
@@ -48,4 +89,36 @@ export interface ApprovalSpec {
   expires?: string;
   validFor?: string;
   coolDown?: string;
+}
+
+/** One question to the policies of a directory, and the answer that they must give. */
+export interface PolicyCase {
+  name: string;
+  request: {
+    agent: string;
+    tool: string;
+    tier: Tier;
+    arguments?: Record<string, string | number | boolean>;
+    workload?: string;
+    now?: string;
+    task?: {
+      opener?: string;
+      orchestrator?: string;
+      context?: Record<string, string>;
+      age?: string;
+      remaining?: string;
+      depth?: number;
+      heartbeat?: boolean;
+    };
+    renewal?: {
+      count?: number;
+      age?: string;
+      sinceIssue?: string;
+      sinceApproval?: { count: number; age: string };
+    };
+    held?: Record<string, number>;
+    rates?: Record<string, number>;
+    environment?: Record<string, string>;
+  };
+  expect: { effect: 'allow' | 'deny' | 'needs_approval'; rule?: string; ttl?: string; reason?: string };
 }

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import type { RuleSpec } from '../../src/policy/documents.ts';
+import type { RenewalSpec, RuleSpec } from '../../src/policy/documents.ts';
 import { describeRevision } from '../../src/policy/canonical.ts';
 import { compilePolicy } from '../../src/policy/compile.ts';
 import { ConfigError } from '../../src/config/issue.ts';
-import { agent, input, now, policy, rule, tool } from './support.ts';
+import { agent, input, now, policy, renewal, rule, tool } from './support.ts';
 
 const minute = 60_000;
 const compile = (...rules: RuleSpec[]) => compilePolicy([agent('a'), tool('t'), policy('p', rules)]);
@@ -105,8 +105,8 @@ describe('a condition', () => {
 
   test('sees who asks and what is renewed', () => {
     expect(allows('caller.workload == "w"', {}, { workload: 'w' })).toBe(true);
-    const renewal = { count: 2, age: 61_999 };
-    expect(allows('renewal.active && renewal.count == 2 && renewal.age == 61', {}, { renewal })).toBe(true);
+    const third = { renewal: renewal(2, 61_999) };
+    expect(allows('renewal.active && renewal.count == 2 && renewal.age == 61', {}, third)).toBe(true);
   });
 
   test('that does not hold keeps its rule from matching, and is named when nothing else matches', () => {
@@ -187,9 +187,9 @@ describe('the life that a decision grants (invariant 4)', () => {
 });
 
 describe('a renewal (invariant 4)', () => {
-  const renew = (count: number, age: number, ...rules: RuleSpec[]) => decide(rules, {}, { renewal: { count, age } });
-  const limited = (name: string, renewal: NonNullable<NonNullable<RuleSpec['obligations']>['renewal']>) =>
-    rule(name, 'allow', { obligations: { renewal } });
+  const renew = (count: number, age: number, ...rules: RuleSpec[]) =>
+    decide(rules, {}, { renewal: renewal(count, age) });
+  const limited = (name: string, limits: RenewalSpec) => rule(name, 'allow', { obligations: { renewal: limits } });
 
   test('is refused once the allowed number has been made', () => {
     expect(renew(1, 0, limited('r', { max: 2 })).effect).toBe('allow');

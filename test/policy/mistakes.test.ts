@@ -115,13 +115,13 @@ describe('a rule with a mistake (fault 20)', () => {
     expect(await complaints({ ...right, 'p.yaml': ruleYaml(fields) })).toEqual([`p.yaml:${expected}`]);
   });
 
-  test('is refused for obligations on a deny and on an approval', async () => {
-    for (const effect of ['deny', 'require_approval']) {
-      const text = ruleYaml('      reason: no\n      obligations: { ttl: 5m }').replace('allow', effect);
-      expect(await complaints({ ...right, 'p.yaml': text })).toEqual([
-        `p.yaml:12:7: spec.rules[0].obligations: has no effect with ${effect}; put it on the rule that allows`,
-      ]);
-    }
+  test('is refused for obligations on a deny, and not on an approval', async () => {
+    const text = (effect: string) =>
+      ruleYaml('      reason: no\n      obligations: { ttl: 5m }').replace('allow', effect);
+    expect(await complaints({ ...right, 'p.yaml': text('deny') })).toEqual([
+      'p.yaml:12:7: spec.rules[0].obligations: has no effect with deny; put it on the rule that allows',
+    ]);
+    expect(await complaints({ ...right, 'p.yaml': text('require_approval') })).toEqual([]);
   });
 
   test('is refused for the name of another rule of the policy', async () => {
@@ -272,7 +272,7 @@ describe('a tool with a mistake (fault 20)', () => {
       'no maximum',
       ', max: 1h',
       '',
-      '10:7: spec.tiers.read.ttl: "max" is missing; add max: longest life, whatever rules say',
+      '10:7: spec.tiers.read.ttl: "max" is missing; add max: here, under spec.ttl of the tool, or in a Defaults document',
     ],
     [
       'options of another provider',
@@ -331,11 +331,11 @@ describe('a tool with a mistake (fault 20)', () => {
 
 describe('a document with a mistake (fault 20)', () => {
   test.each([
-    ['no kind', agentYaml.replace('kind: Agent\n', ''), '1:1: "kind" is missing; add kind: Agent, Tool or Policy'],
+    ['no kind', agentYaml.replace('kind: Agent\n', ''), '1:1: "kind" is missing; add kind: Agent, Tool, Policy, Definitions, Defaults or PolicyTest'],
     [
       'an unknown kind',
       agentYaml.replace('Agent', 'Agnet'),
-      '2:7: kind: must be one of Agent, Tool, Policy; did you mean "Agent"?',
+      '2:7: kind: must be one of Agent, Tool, Policy, Definitions, Defaults, PolicyTest; did you mean "Agent"?',
     ],
     ['another version', agentYaml.replace('/v1', '/v9'), '1:13: apiVersion: must be "leasehold.dev/v1"'],
     [

@@ -60,7 +60,8 @@ describe('the quickstart example', () => {
 test('the schema of any document sends an editor to that of its kind', () => {
   const read = (name: string) =>
     JSON.parse(readFileSync(new URL(`../../schemas/${name}.schema.json`, import.meta.url), 'utf8')) as object;
-  const ajv = new Ajv({ strict: false, validateFormats: false, schemas: ['agent', 'tool', 'policy'].map(read) });
+  const kinds = ['agent', 'tool', 'policy', 'definitions', 'defaults', 'policytest'];
+  const ajv = new Ajv({ strict: false, validateFormats: false, schemas: kinds.map(read) });
   const validate = ajv.compile(read('document'));
   const metadata = { name: 'a', owner: 'o' };
   const agent = { apiVersion: 'leasehold.dev/v1', kind: 'Agent', metadata, spec: { workloads: ['spiffe://t/a'] } };

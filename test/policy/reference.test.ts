@@ -4,7 +4,7 @@ import { parseDuration } from '../../src/config/duration.ts';
 import type { DecisionInput } from '../../src/domain/policy.ts';
 import { compilePolicy } from '../../src/policy/compile.ts';
 import type { RuleSpec } from '../../src/policy/documents.ts';
-import { agent, input, policy, rule, tool } from './support.ts';
+import { agent, input, policy, renewal as renewing, rule, tool } from './support.ts';
 
 const agents = ['a', 'b'];
 const tools = ['t', 'u'];
@@ -55,7 +55,9 @@ const anyInput = fc
     context: fc.constantFrom<Record<string, string>[]>({}, { env: 'x' }, { env: 'y' }),
     renewal: fc.option(fc.record({ count: fc.nat(4), age: fc.constantFrom(0, 60_000, 4_000_000) }), { nil: undefined }),
   })
-  .map(({ renewal, ...of }) => input(of as Parameters<typeof input>[0], { renewal }));
+  .map(({ renewal, ...of }) =>
+    input(of as Parameters<typeof input>[0], { renewal: renewal && renewing(renewal.count, renewal.age) }),
+  );
 
 /** Design §3.8 said as plainly as it can be. */
 function reference(rules: readonly RuleSpec[], of: DecisionInput): { effect: string; ttl: number | undefined } {

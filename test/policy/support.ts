@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { formatIssue } from '../../src/config/issue.ts';
 import type { Tier } from '../../src/domain/model.ts';
-import type { DecisionInput } from '../../src/domain/policy.ts';
+import type { DecisionInput, RenewalContext } from '../../src/domain/policy.ts';
 import type { RuleSpec } from '../../src/policy/documents.ts';
 import { loadPolicyDirectory } from '../../src/policy/load-policy.ts';
 import { temporaryFolder } from '../config/support.ts';
@@ -96,6 +96,11 @@ export function rule(name: string, effect: RuleSpec['effect'], more: Partial<Rul
   };
 }
 
+/** A renewal of a credential that is as old as its line, in a task that sends heartbeats. */
+export function renewal(count: number, age: number, more: Partial<RenewalContext> = {}): RenewalContext {
+  return { count, age, sinceIssue: age, heartbeat: true, ...more };
+}
+
 /** A Monday. */
 export const now = Date.UTC(2026, 2, 2, 13, 45, 30);
 
@@ -106,6 +111,7 @@ export function input(
   return {
     task: {
       taskId: 'tsk_1',
+      parentTaskId: undefined,
       agent: more.agent ?? 'a',
       opener: 'spiffe://acme.test/orchestrator',
       context: more.context ?? {},

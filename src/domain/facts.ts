@@ -1,0 +1,65 @@
+import type { Task, Tier, ToolAccess } from './model.ts';
+import type { Instant, Millis } from './time.ts';
+
+/** A number of credentials, renewals not counted, that were issued within a window that ends now. */
+export interface RateNeed {
+  /** `task`: the whole tree of the task; `agent`: all its tasks; `tool`: whoever used it. */
+  scope: 'task' | 'agent' | 'tool';
+  window: Millis;
+  /** Only credentials of this tool. With scope `tool` it is the tool that is asked for. */
+  tool: string | undefined;
+}
+
+/** What a decision has to know that neither the request nor the task says. */
+export interface FactNeeds {
+  /** What the tree of the task holds or has held. */
+  held: boolean;
+  /** How deep the task is in its tree, and who opened the root. */
+  lineage: boolean;
+  rates: readonly RateNeed[];
+}
+
+/** One tool and tier that the task's tree holds or has held. */
+export interface HeldAccess {
+  tool: string;
+  tier: Tier;
+  /** Credentials issued, renewals not counted. */
+  count: number;
+}
+
+export interface Facts {
+  held: readonly HeldAccess[];
+  /** Undefined when nothing asked for it. */
+  lineage: { depth: number; orchestrator: string } | undefined;
+  /** By `rateKey`. */
+  rates: ReadonlyMap<string, number>;
+}
+
+/**
+ * What storage knows. Asked only for decisions that have a rule which needs it, so that all others cost no query.
+ * Implementations throw STORAGE_UNAVAILABLE rather than guess.
+ */
+export interface DecisionFacts {
+  /** `except` leaves out one lease: what a lease was decided on does not include itself. */
+  load(
+    task: Pick<Task, 'tenant' | 'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent'>,
+    access: ToolAccess,
+    needs: FactNeeds,
+    now: Instant,
+    except?: string,
+  ): Promise<Facts>;
+}
+
+/** What a task that has just been opened has: nothing yet. */
+export const nothingYet: Facts = { held: [], lineage: undefined, rates: new Map() };
+
+export function rateKey({ scope, window, tool }: RateNeed): string {
+  return `${scope} ${window} ${tool ?? ''}`;
+}
+
+/** Undefined when neither needs anything. */
+export function mergeNeeds(a: FactNeeds | undefined, b: FactNeeds | undefined): FactNeeds | undefined {
+  if (a === undefined || b === undefined) return a ?? b;
+  const rates = new Map([...a.rates, ...b.rates].map((need) => [rateKey(need), need]));
+  return { held: a.held || b.held, lineage: a.lineage || b.lineage, rates: [...rates.values()] };
+}
