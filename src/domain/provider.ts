@@ -47,7 +47,11 @@ export interface TargetProvider {
    * `revoke` after a crash. Holds no secret. Throws BrokerError FIELD_INVALID / PROVIDER_UNAVAILABLE when the tier's options name no usable target.
    */
   handle(leaseId: string, tier: ToolTier): string;
-  /** Makes the credential. Safe to call again for the same lease: it then replaces the secret. */
+  /**
+   * Makes the credential. Safe to call again for the same lease: it then replaces the secret. For a lease that is `active`
+   * it only replaces, and throws LEASE_ENDED where the target knows no such credential any more: a settlement that runs
+   * beside a retry must not be undone by it.
+   */
   issue(grant: Grant, signal: AbortSignal): Promise<Material>;
   /**
    * Ends the credential at its target and returns only when a look at the target shows it gone (sessions included).

@@ -36,13 +36,19 @@ export async function issueLogin(
     const code = sqlstateOf(error);
     // Two at once for one lease: the loser meets the unique index instead of the name.
     if (code !== duplicateObject && code !== uniqueViolation) throw error;
-    const role = pg.escapeIdentifier(values.role);
-    const password = pg.escapeLiteral(values.password);
-    await replacePassword(
-      connection,
-      `ALTER ROLE ${role} PASSWORD ${password} VALID UNTIL ${pg.escapeLiteral(values.expires)};\n${guard}`,
-    );
+    await replaceSecret(connection, deadline, values);
   }
+}
+
+/** A new password for a role that exists; where there is none (it was revoked meanwhile) this makes none. */
+export async function replaceSecret(connection: Connection, deadline: Millis, values: StatementValues): Promise<void> {
+  const role = pg.escapeIdentifier(values.role);
+  const password = pg.escapeLiteral(values.password);
+  const guard = lateGuard(connection.targetTime(deadline));
+  await replacePassword(
+    connection,
+    `ALTER ROLE ${role} PASSWORD ${password} VALID UNTIL ${pg.escapeLiteral(values.expires)};\n${guard}`,
+  );
 }
 
 /** Two retries at once for one lease: PostgreSQL fails the second instead of letting it wait for the first. */

@@ -3,8 +3,8 @@ import { isId } from '../../domain/ids.ts';
 import type { TargetProvider } from '../../domain/provider.ts';
 import type { RandomBytes } from '../../domain/time.ts';
 import type { ToolTier } from '../../domain/policy.ts';
-import { issueError, withoutSecrets } from './errors.ts';
-import { issueLogin } from './issue.ts';
+import { issueError, sqlstateOf, withoutSecrets } from './errors.ts';
+import { issueLogin, replaceSecret } from './issue.ts';
 import { isTargetName, parseTierOptions } from './options.ts';
 import type { PostgresTierOptions } from './options.ts';
 import { revokeLogin, roleExists } from './revoke.ts';
@@ -35,6 +35,7 @@ const rolePrefix = 'lh_';
 const rolePattern = /^lh_[0-9a-f]{32}$/;
 const secretsAhead = 8;
 const checkTimeout = 3_000;
+const undefinedObject = '42704';
 
 /** Login roles made for one lease each on real PostgreSQL databases. */
 export function createPostgresProvider(options: PostgresProviderOptions): PostgresProvider {
@@ -125,9 +126,14 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
       };
       try {
         await target.issuing.use(bounded, (connection) =>
-          issueLogin(connection, tierOptions.statements, deadline, values, target.config.grantor),
+          lease.state === 'active'
+            ? replaceSecret(connection, deadline, values)
+            : issueLogin(connection, tierOptions.statements, deadline, values, target.config.grantor),
         );
       } catch (error) {
+        if (lease.state === 'active' && sqlstateOf(error) === undefinedObject) {
+          throw new BrokerError('LEASE_ENDED', `lease ${lease.leaseId} has ended: ask with a new request_id`);
+        }
         throw issueError(error, name, tierOptions.groupRole, [
           secret.password,
           secret.verifier,

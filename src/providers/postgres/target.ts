@@ -36,6 +36,8 @@ export interface PostgresTarget {
 
 export const defaults = { poolSize: 10, issueTimeout: 5_000, revokeTimeout: 15_000 } as const;
 const maxWaiting = 1_000;
+/** The target closed the connection: a restart, a failover, or somebody terminated the session. */
+const adminShutdown = '57P01';
 /** How long one statement may wait for a lock that another session holds. */
 const lockTimeout = 3_000;
 
@@ -46,7 +48,10 @@ export interface Connection {
 }
 
 export interface TargetPool {
-  /** One connection for one piece of work; dropped, not reused, when it is aborted or may be in an unknown state. */
+  /**
+   * One connection for one piece of work; dropped, not reused, when it is aborted or may be in an unknown state. The work
+   * is done anew when the target had closed the connection, so it has to be safe to repeat.
+   */
   use<T>(signal: AbortSignal, work: (connection: Connection) => Promise<T>): Promise<T>;
   close(): Promise<void>;
 }
@@ -78,43 +83,54 @@ export function openPool(target: PostgresTarget, size: number, statementTimeout:
   pool.on('error', () => undefined);
   const offsets = new WeakMap<pg.PoolClient, Millis>();
 
+  async function once<T>(signal: AbortSignal, work: (connection: Connection) => Promise<T>): Promise<T> {
+    signal.throwIfAborted();
+    if (pool.waitingCount >= maxWaiting) throw new TargetError('too many calls wait for this target');
+    const connecting = pool.connect();
+    const client = await untilAborted(connecting, signal, () => {
+      connecting.then(
+        (late) => late.release(),
+        () => undefined,
+      );
+    });
+    // Without a listener the loss of a connection that is in use would be an uncaught error.
+    const ignore = () => undefined;
+    client.on('error', ignore);
+    let failure: Error | undefined;
+    try {
+      const running = (async () => {
+        let offset = offsets.get(client);
+        if (offset === undefined) {
+          const { rows } = await client.query<{ now: number }>(
+            'SELECT extract(epoch FROM clock_timestamp())::float8 * 1000 AS now',
+          );
+          offset = rows[0]!.now - performance.now();
+          offsets.set(client, offset);
+        }
+        const difference = offset;
+        return await work({ query: client.query.bind(client), targetTime: (at) => new Date(at + difference) });
+      })();
+      return await untilAborted(running, signal, () => void running.catch(() => undefined));
+    } catch (error) {
+      failure = error instanceof Error ? error : new Error(String(error));
+      throw error;
+    } finally {
+      // A connection that is dropped may still fail while it closes, so it keeps its listener.
+      const keep = reusable(client, failure);
+      if (keep) client.removeListener('error', ignore);
+      client.release(keep ? undefined : failure);
+    }
+  }
+
   return {
     async use(signal, work) {
-      signal.throwIfAborted();
-      if (pool.waitingCount >= maxWaiting) throw new TargetError('too many calls wait for this target');
-      const connecting = pool.connect();
-      const client = await untilAborted(connecting, signal, () => {
-        connecting.then(
-          (late) => late.release(),
-          () => undefined,
-        );
-      });
-      // Without a listener the loss of a connection that is in use would be an uncaught error.
-      const ignore = () => undefined;
-      client.on('error', ignore);
-      let failure: Error | undefined;
-      try {
-        const running = (async () => {
-          let offset = offsets.get(client);
-          if (offset === undefined) {
-            const { rows } = await client.query<{ now: number }>(
-              'SELECT extract(epoch FROM clock_timestamp())::float8 * 1000 AS now',
-            );
-            offset = rows[0]!.now - performance.now();
-            offsets.set(client, offset);
-          }
-          const difference = offset;
-          return await work({ query: client.query.bind(client), targetTime: (at) => new Date(at + difference) });
-        })();
-        return await untilAborted(running, signal, () => void running.catch(() => undefined));
-      } catch (error) {
-        failure = error instanceof Error ? error : new Error(String(error));
-        throw error;
-      } finally {
-        // A connection that is dropped may still fail while it closes, so it keeps its listener.
-        const keep = reusable(client, failure);
-        if (keep) client.removeListener('error', ignore);
-        client.release(keep ? undefined : failure);
+      // A pool can hold as many connections that the target has closed as it has connections; each is found out once.
+      for (let left = size; ; left -= 1) {
+        try {
+          return await once(signal, work);
+        } catch (error) {
+          if (left === 0 || sqlstateOf(error) !== adminShutdown || signal.aborted) throw error;
+        }
       }
     },
     close: () => pool.end(),

@@ -47,10 +47,10 @@ function open(change: Partial<PostgresTarget> = {}): PostgresProvider {
 
 type Login = Extract<Material, { kind: 'postgres_login' }>;
 
-async function issued(which: ToolTier): Promise<{ handle: string; material: Login }> {
+async function issued(which: ToolTier) {
   const grant = makeGrant(provider, which);
   const material = (await provider.issue(grant, signal())) as Login;
-  return { handle: grant.lease.handle, material };
+  return { grant, handle: grant.lease.handle, material };
 }
 
 async function accepted(material: Material): Promise<boolean> {
@@ -398,8 +398,19 @@ test('a connection that the target closed is replaced without anyone noticing', 
   await asSuperuser(cluster.url, (c) =>
     c.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'leasehold_admin'`),
   );
-  const { material } = await issued(read).catch(() => issued(read));
+  const { material } = await issued(read);
   expect(await accepted(material)).toBe(true);
+});
+
+test('a retry for a live lease replaces its secret, and makes nothing where the target knows it no more', async () => {
+  const first = await issued(read);
+  const active = { ...first.grant, lease: { ...first.grant.lease, state: 'active' as const } };
+  const again = await provider.issue(active, signal());
+  expect(await accepted(again)).toBe(true);
+  expect(await accepted(first.material)).toBe(false);
+  await provider.revoke(first.handle, signal());
+  await expect(provider.issue(active, signal())).rejects.toMatchObject({ reason: 'LEASE_ENDED' });
+  expect(await provider.exists(first.handle, signal())).toBe(false);
 });
 
 test('lease roles at a target can be listed page by page, and nothing else is in the list', async () => {
