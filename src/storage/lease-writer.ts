@@ -9,18 +9,42 @@ import { isDatabaseRefusal, WriterConnection } from './writer-connection.ts';
 /** A lease that was made by a clock further ahead than this of the database's would outlive its ceiling: it is not written. */
 const maxAhead = `interval '15 seconds'`;
 
+/*
+ * How these statements stay cheap in a large flush and in a large database:
+ * - Tables are entered by primary key, once for each row that was sent (LATERAL). Left to choose, the planner walks a
+ *   partial index over everything that is open, because it thinks that this is little.
+ * - The sets of one flush are matched by `(… IN (SELECT …)) IS TRUE`, which PostgreSQL keeps as a hashed subplan. A plain
+ *   IN would become a nested loop here: a flush of n rows compared n × n times.
+ */
+
 /**
- * The tasks of this flush, locked against a close until the commit (a close updates the row, FOR SHARE holds it off) and
- * in one order everywhere, so that two replicas cannot wait for each other. A task that a close got to first is read
- * again by PostgreSQL after the wait and drops out. Uses the primary key of tasks.
+ * The tasks of this flush, and the rows whose task is open and as it was when they were decided. The tasks are locked
+ * against a close until the commit (a close updates the row, FOR SHARE holds it off), in one order everywhere, so that two
+ * replicas cannot wait for each other. A task that a close got to first is read again by PostgreSQL after the wait and
+ * drops out. Uses the primary key of tasks (an open task is one without closed_at).
  */
 const gate = `gate AS MATERIALIZED (
   SELECT t.tenant, t.task_id, t.epoch
-  FROM tasks t
-  WHERE (t.tenant, t.task_id) IN (SELECT i.tenant, i.task_id FROM input i)
-    AND t.state = 'open' AND t.deadline > clock_timestamp()
-  ORDER BY t.tenant, t.task_id
-  FOR SHARE
+  FROM (SELECT DISTINCT tenant, task_id FROM input ORDER BY tenant, task_id) i
+  CROSS JOIN LATERAL (
+    SELECT t.tenant, t.task_id, t.epoch FROM tasks t
+    WHERE t.tenant = i.tenant AND t.task_id = i.task_id AND t.closed_at IS NULL AND t.deadline > clock_timestamp()
+    FOR SHARE
+  ) t
+), passed AS MATERIALIZED (
+  SELECT i.* FROM input i
+  WHERE ((i.tenant, i.task_id, i.epoch) IN (SELECT g.tenant, g.task_id, g.epoch FROM gate g)) IS TRUE
+)`;
+
+/** Of `passed i`: it renews nothing, or the renewed lease was there to be superseded. */
+const renews = `(i.supersede_at IS NULL OR i.lease_id IN (SELECT s.lease_id FROM superseded s))`;
+
+/** Of `passed i`: it needs no approval, or has one. */
+const isApproved = `(i.approval_id IS NULL OR i.lease_id IN (SELECT o.lease_id FROM approved o))`;
+
+/** The events of what was written, and of nothing else. */
+const logged = (first: number) => `logged AS (
+  ${auditInsert} ${auditSelect} FROM ${auditUnnest(first)} WHERE (e.lease_id IN (SELECT w.lease_id FROM written w)) IS TRUE
 )`;
 
 /**
@@ -30,19 +54,20 @@ const gate = `gate AS MATERIALIZED (
 const approvalGate = `approval AS MATERIALIZED (
   SELECT a.tenant, a.approval_id, a.kind, a.task_id, a.agent, a.workload, a.tool, a.tier, a.arguments_digest,
     a.policy_revision, a.uses_left
-  FROM approvals a
-  WHERE (a.tenant, a.approval_id) IN (SELECT i.tenant, i.approval_id FROM input i WHERE i.approval_id IS NOT NULL)
-    AND a.state = 'approved' AND a.uses_left > 0 AND a.expires_at > clock_timestamp()
-  ORDER BY a.tenant, a.approval_id
-  FOR UPDATE
+  FROM (SELECT DISTINCT tenant, approval_id FROM input WHERE approval_id IS NOT NULL ORDER BY tenant, approval_id) i
+  CROSS JOIN LATERAL (
+    SELECT * FROM approvals a
+    WHERE a.tenant = i.tenant AND a.approval_id = i.approval_id
+      AND a.state = 'approved' AND a.uses_left > 0 AND a.expires_at > clock_timestamp()
+    FOR UPDATE
+  ) a
 ), approved AS MATERIALIZED (
   SELECT ranked.tenant, ranked.approval_id, ranked.lease_id
   FROM (
     SELECT i.tenant, i.approval_id, i.lease_id, a.uses_left,
       row_number() OVER (PARTITION BY i.tenant, i.approval_id ORDER BY i.lease_id) AS place
     FROM approval a
-    JOIN input i ON i.tenant = a.tenant AND i.approval_id = a.approval_id
-    JOIN gate g ON g.tenant = i.tenant AND g.task_id = i.task_id AND g.epoch = i.epoch
+    JOIN passed i ON i.tenant = a.tenant AND i.approval_id = a.approval_id
     WHERE a.task_id = i.task_id AND a.agent = i.agent AND (a.workload IS NULL OR a.workload = i.workload)
       AND a.tool = i.tool AND a.tier = i.tier
       AND (a.kind = 'break_glass'
@@ -55,7 +80,7 @@ const approvalGate = `approval AS MATERIALIZED (
 const approvalUse = `used AS (
   INSERT INTO approval_uses (tenant, lease_id, approval_id)
   SELECT o.tenant, o.lease_id, o.approval_id FROM approved o
-  WHERE EXISTS (SELECT FROM written w WHERE w.lease_id = o.lease_id)
+  WHERE (o.lease_id IN (SELECT w.lease_id FROM written w)) IS TRUE
   RETURNING tenant, approval_id
 ), taken AS (
   UPDATE approvals a
@@ -78,10 +103,10 @@ WITH input AS MATERIALIZED (
 ), ${gate}, ${approvalGate}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
-  FROM input i JOIN gate g USING (tenant, task_id)
-  WHERE i.supersede_at IS NOT NULL AND g.epoch = i.epoch
+  FROM passed i
+  WHERE i.supersede_at IS NOT NULL
     AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
-    AND (i.approval_id IS NULL OR EXISTS (SELECT FROM approved o WHERE o.lease_id = i.lease_id))
+    AND ${isApproved}
     AND NOT EXISTS (
       SELECT FROM leases d WHERE d.tenant = i.tenant AND d.task_id = i.task_id AND d.request_id = i.request_id)
   RETURNING i.lease_id
@@ -91,15 +116,11 @@ WITH input AS MATERIALIZED (
   SELECT i.tenant, i.task_id, i.lease_id, i.request_id, i.agent, i.workload, i.tool, i.tier, i.provider, i.handle, i.state,
     i.revocation_kind, to_timestamp(i.issued_at / 1000), to_timestamp(i.expires_at / 1000), to_timestamp(i.settle_at / 1000),
     i.renewed_from, i.renewal_count, to_timestamp(i.line_started_at / 1000), i.policy_revision, i.policy_rule
-  FROM input i JOIN gate g USING (tenant, task_id)
-  WHERE g.epoch = i.epoch
-    AND (i.supersede_at IS NULL OR EXISTS (SELECT FROM superseded s WHERE s.lease_id = i.lease_id))
-    AND (i.approval_id IS NULL OR EXISTS (SELECT FROM approved o WHERE o.lease_id = i.lease_id))
+  FROM passed i
+  WHERE ${renews} AND ${isApproved}
   ON CONFLICT (tenant, task_id, request_id) DO NOTHING
   RETURNING lease_id
-), ${approvalUse}, logged AS (
-  ${auditInsert} ${auditSelect} FROM ${auditUnnest(25)} WHERE e.lease_id IN (SELECT w.lease_id FROM written w)
-)
+), ${approvalUse}, ${logged(25)}
 SELECT lease_id FROM written`;
 
 const activateLeases = `
@@ -109,21 +130,18 @@ WITH input AS MATERIALIZED (
 ), ${gate}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
-  FROM input i JOIN gate g USING (tenant, task_id)
-  WHERE i.supersede_at IS NOT NULL AND g.epoch = i.epoch
+  FROM passed i
+  WHERE i.supersede_at IS NOT NULL
     AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
     AND EXISTS (SELECT FROM leases n WHERE n.tenant = i.tenant AND n.lease_id = i.lease_id AND n.state = 'pending')
   RETURNING i.lease_id
 ), written AS (
   UPDATE leases l
   SET state = 'active', settle_at = to_timestamp(i.settle_at / 1000)
-  FROM input i JOIN gate g USING (tenant, task_id)
-  WHERE g.epoch = i.epoch AND l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'pending'
-    AND (i.supersede_at IS NULL OR EXISTS (SELECT FROM superseded s WHERE s.lease_id = i.lease_id))
+  FROM passed i
+  WHERE ${renews} AND l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'pending'
   RETURNING l.lease_id
-), logged AS (
-  ${auditInsert} ${auditSelect} FROM ${auditUnnest(8)} WHERE e.lease_id IN (SELECT w.lease_id FROM written w)
-)
+), ${logged(8)}
 SELECT lease_id FROM written`;
 
 const insertEvents = `${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`;
