@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { setTimeout as timer } from 'node:timers/promises';
 import { adminService, type Component } from './api/admin-service.ts';
+import { approvalService } from './api/approval-service.ts';
 import { auditService } from './api/audit-service.ts';
 import type { Service } from './api/call.ts';
 import { credentialService } from './api/credential-service.ts';
@@ -15,7 +16,10 @@ import { createOidcAttestor } from './attestors/oidc/attestor.ts';
 import type { Config, TargetConfig } from './config/config.ts';
 import { policyNames } from './config/check-config.ts';
 import { resolveRoles } from './config/roles.ts';
-import { readSealingKey } from './config/secret-source.ts';
+import { readSealingKey, readWebhookSecret } from './config/secret-source.ts';
+import { workloadIndex } from './config/workload-pattern.ts';
+import { createApprovals } from './domain/approvals/approvals.ts';
+import { createApprovalGate } from './domain/approvals/gate.ts';
 import type { Attestor } from './domain/attestor.ts';
 import { createCallerResolver } from './domain/callers.ts';
 import { createCredentials } from './domain/credentials.ts';
@@ -29,6 +33,7 @@ import type { Clock, Millis } from './domain/time.ts';
 import { createSealer } from './keys/seal.ts';
 import { createKeyRing } from './keys/signing-keys.ts';
 import { createMonitor } from './monitor.ts';
+import { createMessenger } from './notify/messenger.ts';
 import { createObservability } from './observability/observability.ts';
 import { describeRevision } from './policy/canonical.ts';
 import { watchPolicy } from './policy/watch-policy.ts';
@@ -215,12 +220,43 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       return false;
     });
 
+    const approvalStore = storage.approvals({ endpoints: config.approvals.webhooks.map(({ name }) => name), newId });
+    const limits = { maxPending: config.approvals.maxPending, perHour: config.approvals.requestsPerHour };
+    const messenger = createMessenger({
+      clock,
+      store: storage.notifications,
+      endpoints: webhookEndpoints(config),
+      random: Math.random,
+      emit,
+    });
+    const messages = worker('notify', 1_000, () => messenger.tick());
+    const approvals = createApprovals({
+      clock,
+      newId,
+      policy,
+      store: approvalStore,
+      tasks: storage.tasks,
+      groupsOf: groupsOf(config),
+      limits,
+      wake: storage.wake,
+      sleep,
+      admit: () => monitor.admit(),
+      kickMessenger: () => messages.kick(),
+      emit,
+    });
+    worker('approvals', 500, async () => (await approvals.settleDue(100)) === 100);
+    worker('forget-messages', 3_600_000, async () => {
+      await messenger.forget();
+      return false;
+    });
+
     const issuerOptions = {
       clock,
       newId,
       policy,
       providers,
       cache,
+      approvals: createApprovalGate({ newId, store: approvalStore, tasks: storage.tasks, limits, emit }),
       tasks: storage.tasks,
       leases: storage.leases,
       writer: storage.writer,
@@ -264,6 +300,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         taskService(tasks, randomUUID),
         credentialService(credentials, randomUUID),
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
+        approvalService(approvals),
         auditService(tasks, storage.audit),
         adminService({
           version,
@@ -360,6 +397,7 @@ function attestors(config: Config, clock: Clock): Attestor[] {
         maxLifetime: provider.maxTokenLifetime,
         skew: attestation.clockSkew,
         staleAfter: provider.staleAfter,
+        groupsClaim: provider.groupsClaim,
         jwksUri: provider.jwksUri,
         caFile: provider.caFile,
         clock,
@@ -367,6 +405,24 @@ function attestors(config: Config, clock: Clock): Attestor[] {
       }),
     ),
   ];
+}
+
+function groupsOf(config: Config) {
+  return workloadIndex(
+    Object.entries(config.approvals.groups).flatMap(([group, patterns]) =>
+      patterns.map((pattern): [string, string] => [pattern, group]),
+    ),
+  );
+}
+
+function webhookEndpoints(config: Config) {
+  return config.approvals.webhooks.map((hook) => ({
+    name: hook.name,
+    url: hook.url,
+    secret: () => readWebhookSecret(hook.secret),
+    timeoutMs: hook.timeout,
+    ca: hook.caFile === undefined ? undefined : readFileSync(hook.caFile, 'utf8'),
+  }));
 }
 
 function postgresTargets(targets: Readonly<Record<string, TargetConfig>>) {

@@ -83,6 +83,10 @@ export function tierMessage(tier: domain.Tier): Tier {
   return tiers[tier];
 }
 
+export function effectMessage(effect: BoundedDecision['effect']): Effect {
+  return effects[effect];
+}
+
 export function kindMessage(kind: domain.RevocationKind): RevocationKind {
   return kinds[kind];
 }

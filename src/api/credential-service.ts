@@ -2,16 +2,17 @@ import type { Credentials } from '../domain/credentials.ts';
 import { CredentialService, type IssueCredentialRequest } from '../gen/leasehold/v1/credential_service_pb.js';
 import { service } from './call.ts';
 import { credentialMessage, leaseMessage, tierOf } from './convert.ts';
-import { leaseIdField, name, taskIdField, text } from './fields.ts';
+import { approvalIdField, leaseIdField, name, taskIdField, text } from './fields.ts';
 
 export function credentialService(credentials: Credentials, newRequestId: () => string) {
   const issueRequest = (
-    request: Pick<IssueCredentialRequest, 'requestId' | 'taskId' | 'tool' | 'tier' | 'justification'>,
+    request: Pick<IssueCredentialRequest, 'requestId' | 'taskId' | 'tool' | 'tier' | 'justification' | 'approval'>,
   ) => ({
     requestId: request.requestId || newRequestId(),
     taskId: taskIdField(request.taskId),
     access: { tool: name('tool', request.tool), tier: tierOf('tier', request.tier) },
     justification: text('justification', request.justification, 0, 2_000),
+    approval: request.approval === '' ? undefined : approvalIdField('approval', request.approval),
   });
 
   return service(CredentialService, {

@@ -13,6 +13,11 @@ export function leaseIdField(value: string): string {
   return value;
 }
 
+export function approvalIdField(field: string, value: string): string {
+  if (!isId('apr', value)) throw fieldInvalid(field, 'must be an approval name such as apr_ followed by 32 hexadecimal digits');
+  return value;
+}
+
 export function text(field: string, value: string, min: number, max: number): string {
   if (value.length < min) throw fieldInvalid(field, 'must not be empty');
   if (value.length > max) throw fieldInvalid(field, `must be at most ${max} characters`);

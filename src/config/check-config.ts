@@ -5,7 +5,7 @@ import type { Config } from './config.ts';
 import { readConfig } from './load-config.ts';
 import type { LoadConfigOptions } from './load-config.ts';
 import { formatPath } from './schema.ts';
-import { fileProblem, readSealingKey } from './secret-source.ts';
+import { fileProblem, readSealingKey, readWebhookSecret } from './secret-source.ts';
 import type { FieldPath, SourceDocument } from './yaml-document.ts';
 import type { PolicyRevision } from '../domain/policy.ts';
 import type { KnownNames } from '../policy/check-documents.ts';
@@ -79,7 +79,7 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
     file(['server', name, 'tls', 'certFile'], config.server[name].tls?.certFile);
     file(['server', name, 'tls', 'keyFile'], config.server[name].tls?.keyFile);
   }
-  const { database, keys, attestation, targets } = config;
+  const { database, keys, attestation, targets, approvals } = config;
   if (database !== undefined) {
     if (database.url.source !== 'inline') secret(written(['database'], 'url'), () => database.url.read());
     file(['database', 'caFile'], database.caFile);
@@ -99,5 +99,10 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
     secret(written(['targets', name], 'password'), () => target.password.read());
     file(['targets', name, 'caFile'], target.caFile);
   }
+  approvals.webhooks.forEach((hook, index) => {
+    const path = ['approvals', 'webhooks', index];
+    secret(written(path, 'secret'), () => readWebhookSecret(hook.secret));
+    file([...path, 'caFile'], hook.caFile);
+  });
   return issues;
 }

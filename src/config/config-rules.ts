@@ -45,6 +45,9 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   if (sound('attestation')) checkAttestation(report, config);
   if (sound('access')) checkAccess(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
   if (sound('tasks')) order(report, config.tasks, ['tasks'], 'defaultTtl', 'maxTtl');
+  if (sound('approvals')) {
+    checkApprovals(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
+  }
   if (sound('targets')) checkTargets(report, config);
   return issues;
 }
@@ -152,6 +155,29 @@ function checkTargets(report: Report, config: RawConfig): void {
       report(['targets', name, 'caFile'], 'has no effect with sslmode disable', 'use sslmode verify-full');
     }
   }
+}
+
+function checkApprovals(
+  report: Report,
+  { approvals }: RawConfig,
+  domains: ReadonlySet<string | undefined> | undefined,
+): void {
+  for (const [group, patterns] of Object.entries(approvals.groups)) {
+    patterns.forEach((pattern, at) => {
+      const fault = workloadPatternFault(pattern, domains);
+      if (fault !== undefined) report(['approvals', 'groups', group, at], ...fault);
+    });
+  }
+  const names = new Set<string>();
+  approvals.webhooks.forEach((hook, index) => {
+    const path = ['approvals', 'webhooks', index];
+    if (names.has(hook.name)) report([...path, 'name'], `${quote(hook.name)} is configured twice`);
+    names.add(hook.name);
+    checkUrl(report, [...path, 'url'], hook.url, { loopbackHttp: true, query: true });
+    if (hook.caFile !== undefined && hook.url.startsWith('http:')) {
+      report([...path, 'caFile'], 'has no effect without https', 'remove it, or use https');
+    }
+  });
 }
 
 function checkAccess(report: Report, config: RawConfig, domains: ReadonlySet<string | undefined> | undefined): void {

@@ -22,6 +22,7 @@ export interface Config {
   /** Facts about this installation that conditions may look at. */
   environment: Readonly<Record<string, string>>;
   tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };
+  approvals: ApprovalsConfig;
   targets: Readonly<Record<string, TargetConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
@@ -85,6 +86,8 @@ export interface OidcConfig {
   jwksUri: string | undefined;
   caFile: string | undefined;
   staleAfter: Millis;
+  /** Claim that lists the caller's groups; undefined: the issuer's groups count for nothing. */
+  groupsClaim: string | undefined;
 }
 
 /** `agent` is not granted here: policy's Agent documents say which workloads act as which agent. */
@@ -113,3 +116,21 @@ export interface PostgresTargetConfig {
 }
 
 export type TargetConfig = PostgresTargetConfig;
+
+export interface ApprovalsConfig {
+  /** Who is in a group that may approve. */
+  groups: Readonly<Record<string, readonly string[]>>;
+  /** Most requests of one task that wait for people at once. */
+  maxPending: number;
+  /** Most requests of one agent in an hour. */
+  requestsPerHour: number;
+  webhooks: readonly WebhookConfig[];
+}
+
+export interface WebhookConfig {
+  name: string;
+  url: string;
+  secret: SecretSource;
+  timeout: Millis;
+  caFile: string | undefined;
+}

@@ -91,7 +91,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     reassignTo: of.reassignTo,
     connect: { host: of.connectHost ?? of.host, port: of.connectPort ?? of.port },
   });
-  const { server, database, keys, attestation, tasks } = raw;
+  const { server, database, keys, attestation, tasks, approvals } = raw;
 
   return {
     file: path.resolve(file),
@@ -145,6 +145,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         jwksUri: source.jwksUri,
         caFile: optional(source.caFile),
         staleAfter: millis(source.staleAfter),
+        groupsClaim: source.groupsClaim,
       })),
     },
     access: raw.access,
@@ -155,6 +156,18 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
       maxTtl: millis(tasks.maxTtl),
       settleBound: millis(tasks.settleBound),
       renewalOverlap: millis(tasks.renewalOverlap),
+    },
+    approvals: {
+      groups: approvals.groups,
+      maxPending: approvals.maxPending,
+      requestsPerHour: approvals.requestsPerHour,
+      webhooks: approvals.webhooks.map((hook) => ({
+        name: hook.name,
+        url: hook.url,
+        secret: secret(`approvals.webhooks.${hook.name}.secret`, hook.secretFile, hook.secretEnv)!,
+        timeout: millis(hook.timeout),
+        caFile: optional(hook.caFile),
+      })),
     },
     targets: Object.fromEntries(Object.entries(raw.targets).map(([name, of]) => [name, target(name, of)])),
     log: raw.log,

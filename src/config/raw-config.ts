@@ -44,12 +44,26 @@ export interface RawConfig {
       caFile?: string;
       maxTokenLifetime?: string;
       staleAfter: string;
+      groupsClaim?: string;
     }[];
   };
   access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[] }[];
   policy: { directory: string };
   environment: Record<string, string>;
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
+  approvals: {
+    groups: Record<string, string[]>;
+    maxPending: number;
+    requestsPerHour: number;
+    webhooks: {
+      name: string;
+      url: string;
+      secretFile?: string;
+      secretEnv?: string;
+      timeout: string;
+      caFile?: string;
+    }[];
+  };
   targets: Record<string, RawTarget>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }

@@ -76,3 +76,18 @@ export function readSealingKey(source: SecretSource): Uint8Array {
   }
   return bytes;
 }
+
+/** Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes. */
+export function readWebhookSecret(source: SecretSource): Uint8Array {
+  const text = source
+    .read()
+    .trim()
+    .replace(/^whsec_/, '');
+  const bytes = Buffer.from(text, 'base64');
+  if (bytes.length < 24 || bytes.length > 64 || bytes.toString('base64') !== text) {
+    throw new Error(
+      `${source.source}: a webhook's secret must be whsec_ and 24 to 64 bytes in base64; make one with: openssl rand -base64 32`,
+    );
+  }
+  return bytes;
+}

@@ -1,4 +1,8 @@
 import { actsAsAgent, holds, leaseNotFound, taskClosed, taskNotFound } from './access.ts';
+import { approvalEvent } from './approvals/build.ts';
+import type { ApprovalGate } from './approvals/gate.ts';
+import type { Approval } from './approvals/model.ts';
+import { noArguments } from './arguments.ts';
 import type { AuditEvent, AuditKind } from './audit.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision } from './decision.ts';
@@ -16,6 +20,8 @@ export interface IssueRequest {
   taskId: string;
   access: ToolAccess;
   justification: string;
+  /** Name of the approval to use; undefined: one that fits is found. */
+  approval?: string | undefined;
 }
 
 export interface Issued {
@@ -36,6 +42,7 @@ export interface IssuerOptions {
   policy: PolicySource;
   providers: ReadonlyMap<string, Provider>;
   cache: TaskCache;
+  approvals: ApprovalGate;
   tasks: Pick<TaskStore, 'pinAgent'>;
   leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon'>;
   writer: LeaseWriter;
@@ -61,6 +68,7 @@ interface Line {
   renewedFrom: Lease | undefined;
   requestId: string;
   justification: string;
+  approval?: string | undefined;
 }
 
 export function createIssuer(options: IssuerOptions): Issuer {
@@ -74,6 +82,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         renewedFrom: undefined,
         requestId: request.requestId,
         justification: request.justification,
+        approval: request.approval,
       });
     },
 
@@ -115,7 +124,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         throw taskClosed(task);
       }
       const revision = policy.current();
-      const decision = decide(revision, task, access, {
+      const decided = decide(revision, task, access, {
         workload: caller.workload,
         now,
         renewal:
@@ -123,9 +132,12 @@ export function createIssuer(options: IssuerOptions): Issuer {
             ? undefined
             : renewalContext(line.renewedFrom, task, now),
       });
-      if (decision.effect !== 'allow') {
-        await refuse(caller, task, access, now, decision, line, revision);
-        throw refusal(decision, access, line);
+      let decision: Allowed;
+      if (decided.effect === 'allow') decision = decided;
+      else {
+        const passage = await onApproval(caller, task, access, now, decided, line, revision);
+        if ('lease' in passage) return passage;
+        decision = passage;
       }
       const provider = options.providers.get(decision.tier.provider);
       if (provider === undefined) {
@@ -152,6 +164,52 @@ export function createIssuer(options: IssuerOptions): Issuer {
     );
   }
 
+  /**
+   * A decision that is no allow: a credential that this very request has had already, an allow on an approval, or the
+   * refusal, thrown. What was issued on an approval is not asked for again by a retry.
+   */
+  async function onApproval(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    now: Instant,
+    decision: Exclude<BoundedDecision, { effect: 'allow' }>,
+    line: Line,
+    revision: PolicyRevision,
+  ): Promise<Issued | Allowed> {
+    if (decision.effect === 'needs_approval') {
+      const replayed = await replay(caller, task, access, line);
+      if (replayed !== undefined) return replayed;
+    }
+    const passage = await options.approvals.pass({
+      caller,
+      task,
+      access,
+      arguments: noArguments,
+      named: line.approval,
+      justification: line.justification,
+      decision,
+      revision,
+      now,
+      refused: refusalEvents(caller, task, access, now, decision, line, revision),
+    });
+    if (passage === undefined) {
+      await refuse(caller, task, access, now, decision, line, revision);
+      throw refusal(decision, access, line);
+    }
+    const { approval } = passage;
+    if ('granted' in passage) {
+      const { rule } = decision;
+      const reason =
+        approval.kind === 'break_glass' ? `break-glass ${approval.approvalId}` : `approval ${approval.approvalId}`;
+      return { effect: 'allow', rule, reason, ...passage.granted, on: approval };
+    }
+    const { error } = passage;
+    if (passage.recorded) emitDenied(task, access, decision);
+    else await refuse(caller, task, access, now, { ...decision, reason: error.message }, line, revision);
+    throw line.renewedFrom === undefined ? error : notRenewed(error, access, line.renewedFrom);
+  }
+
   interface PreparedGrant extends Grant {
     write: LeaseWrite;
   }
@@ -160,7 +218,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     caller: Caller,
     task: Task,
     access: ToolAccess,
-    decision: BoundedDecision & { effect: 'allow' },
+    decision: Allowed,
     revision: PolicyRevision,
     line: Line,
     now: Instant,
@@ -204,6 +262,11 @@ export function createIssuer(options: IssuerOptions): Issuer {
         auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line), leaseId),
       ],
     };
+    const { on: approval } = decision;
+    if (approval !== undefined) {
+      write.approval = { approvalId: approval.approvalId, argumentsDigest: noArguments.digest };
+      write.events.push({ ...approvalEvent(approval, 'approval.used', caller.workload, now), leaseId });
+    }
     return { lease, task, tool: decision.tool, tier: decision.tier, write };
   }
 
@@ -341,15 +404,11 @@ export function createIssuer(options: IssuerOptions): Issuer {
     line: Line,
     revision = policy.current(),
   ): Promise<void> {
-    const detail = decisionDetail(access, decision, revision, line);
-    await writer.record([
-      auditEvent(task, 'decision.made', caller.workload, now, detail),
-      auditEvent(task, 'lease.denied', caller.workload, now, {
-        tool: access.tool,
-        tier: access.tier,
-        reason: decision.reason,
-      }),
-    ]);
+    await writer.record(refusalEvents(caller, task, access, now, decision, line, revision));
+    emitDenied(task, access, decision);
+  }
+
+  function emitDenied(task: Task, access: ToolAccess, decision: { effect: string; rule: string }): void {
     options.emit('lease.denied', {
       tenant: task.tenant,
       taskId: task.taskId,
@@ -360,6 +419,25 @@ export function createIssuer(options: IssuerOptions): Issuer {
       policyRule: decision.rule,
     });
   }
+}
+
+/** An allow, and the approval that it rests on where there is one. */
+type Allowed = BoundedDecision & { effect: 'allow' } & { on?: Approval };
+
+function refusalEvents(
+  caller: Caller,
+  task: Task,
+  access: ToolAccess,
+  now: Instant,
+  decision: { effect: string; rule: string; reason: string },
+  line: Line,
+  revision: PolicyRevision,
+): AuditEvent[] {
+  const { tool, tier } = access;
+  return [
+    auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line)),
+    auditEvent(task, 'lease.denied', caller.workload, now, { tool, tier, reason: decision.reason }),
+  ];
 }
 
 /** Two thirds into its life: late enough to be useful, with a third left for retries. */
@@ -391,23 +469,28 @@ function refusal(decision: Exclude<BoundedDecision, { effect: 'allow' }>, access
   const metadata = { tool: access.tool, tier: access.tier, rule: decision.rule };
   const name = `${access.tool}:${access.tier}`;
   if (line.renewedFrom !== undefined) {
-    const until = new Date(line.renewedFrom.expiresAt).toISOString();
-    return new BrokerError(
-      'RENEWAL_REFUSED',
-      `${name} is not renewed: ${decision.reason}; the present credential lives until ${until}`,
-      { metadata: { ...metadata, lives_until: until } },
-    );
-  }
-  if (decision.effect === 'needs_approval') {
-    return new BrokerError('APPROVAL_REQUIRED', `${name} needs an approval: ${decision.reason}`, { metadata });
+    return notRenewed({ message: decision.reason, metadata }, access, line.renewedFrom);
   }
   if (decision.effect === 'too_late') return new BrokerError('DEADLINE_TOO_CLOSE', decision.reason, { metadata });
   return new BrokerError('POLICY_DENIED', `${name} is denied: ${decision.reason}`, { metadata });
 }
 
+function notRenewed(
+  why: Pick<BrokerError, 'message' | 'metadata'>,
+  access: ToolAccess,
+  lease: Pick<Lease, 'expiresAt'>,
+): BrokerError {
+  const until = new Date(lease.expiresAt).toISOString();
+  return new BrokerError(
+    'RENEWAL_REFUSED',
+    `${access.tool}:${access.tier} is not renewed: ${why.message}; the present credential lives until ${until}`,
+    { metadata: { ...why.metadata, lives_until: until } },
+  );
+}
+
 function decisionDetail(
   access: ToolAccess,
-  decision: { effect: string; rule: string; reason: string; life?: Millis },
+  decision: { effect: string; rule: string; reason: string; life?: Millis; on?: Approval },
   revision: PolicyRevision,
   line: Line,
 ): Record<string, unknown> {
@@ -419,6 +502,7 @@ function decisionDetail(
     reason: decision.reason,
     policy_revision: revision.digest,
     ...(decision.life === undefined ? {} : { ttl_ms: decision.life }),
+    ...(decision.on === undefined ? {} : { approval: decision.on.approvalId }),
     ...(line.justification === '' ? {} : { justification: line.justification }),
     ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),
   };

@@ -9,10 +9,9 @@ import type {
   RequestLimits,
 } from '../domain/approvals/store.ts';
 import { BrokerError } from '../domain/errors.ts';
-import type { NewId } from '../domain/ids.ts';
 import type { Instant } from '../domain/time.ts';
 import { approvalFromRow, approvalValues, insertApproval, selectApprovals } from './approval-rows.ts';
-import { insertNotifications } from './notification-store.ts';
+import { insertNotifications, type Outbox } from './notification-store.ts';
 import { guarded, transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest } from './rows.ts';
 import { notifyTask } from './wake.ts';
@@ -20,12 +19,6 @@ import { notifyTask } from './wake.ts';
 type Row = Record<string, unknown>;
 type Client = Pick<pg.ClientBase, 'query'>;
 type Key = Parameters<ApprovalStore['find']>[0];
-
-export interface Outbox {
-  /** Names of the endpoints that every notice goes to. */
-  endpoints: readonly string[];
-  newId: NewId;
-}
 
 const live = `a.state IN ('pending', 'approved') AND COALESCE(a.expires_at, a.decide_by) > $NOW`;
 

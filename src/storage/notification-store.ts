@@ -1,28 +1,14 @@
 import type pg from 'pg';
+import type { Notification, NotificationStore } from '../domain/approvals/outbox.ts';
 import type { Notice } from '../domain/approvals/store.ts';
-import type { Instant, Millis } from '../domain/time.ts';
-import type { Outbox } from './approval-store.ts';
+import type { NewId } from '../domain/ids.ts';
+import type { Instant } from '../domain/time.ts';
 import { guarded } from './pool.ts';
 
-/** One message to one endpoint. */
-export interface Notification {
-  tenant: string;
-  notificationId: string;
-  endpoint: string;
-  type: string;
-  payload: string;
-  createdAt: Instant;
-  attempts: number;
-}
-
-export interface NotificationStore {
-  /** Messages that are due, for one endpoint, kept from others until `claimFor` has passed. */
-  claim(endpoint: string, now: Instant, claimFor: Millis, limit: number): Promise<Notification[]>;
-  delivered(message: Notification, now: Instant): Promise<void>;
-  failed(message: Notification, error: string, retryAt: Instant): Promise<void>;
-  gaveUp(message: Notification, error: string, now: Instant): Promise<void>;
-  /** Forgets what was delivered or given up before then. */
-  forget(before: Instant): Promise<number>;
+export interface Outbox {
+  /** Names of the endpoints that every notice goes to. */
+  endpoints: readonly string[];
+  newId: NewId;
 }
 
 export async function insertNotifications(

@@ -1,8 +1,10 @@
 import type { PolicyRevision } from '../domain/policy.ts';
+import { createApprovalStore } from './approval-store.ts';
 import { createAuditStore } from './audit-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
 import { checkSchema } from './migrate.ts';
+import { createNotificationStore, type Outbox } from './notification-store.ts';
 import { connectionOptions, createPool, guarded, type DatabaseOptions } from './pool.ts';
 import { createRevocationStore } from './revocation-store.ts';
 import { createSettlementStore } from './settlement-store.ts';
@@ -28,6 +30,8 @@ export async function openStorage(options: DatabaseOptions) {
       settlement: createSettlementStore(pool),
       audit: createAuditStore(pool),
       revocations: createRevocationStore(pool),
+      notifications: createNotificationStore(pool),
+      approvals: (outbox: Outbox) => createApprovalStore(pool, outbox),
       wake,
 
       /** Milliseconds by which the database's clock is ahead of `now`, within the round trip. */

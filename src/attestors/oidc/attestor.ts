@@ -19,6 +19,8 @@ export interface OidcOptions {
   requiredClaims: Record<string, string | string[]>;
   /** See `compileWorkloadTemplate`. */
   workload: string;
+  /** Claim that lists the caller's groups. Without it the issuer's groups count for nothing. */
+  groupsClaim?: string | undefined;
   /** Signature algorithms; only asymmetric ones exist here. Default: RS256 and ES256. */
   algorithms?: string[] | undefined;
   maxLifetime: Millis;
@@ -73,13 +75,20 @@ export function createOidcAttestor(options: OidcOptions): Attestor {
       }
       const workload = workloadOf(claims);
       await verifySignature(token, parsed, keys, now);
-      return { workload, tenant, kind: 'oidc', issuer, expiresAt };
+      const groups = options.groupsClaim === undefined ? undefined : groupsIn(findClaim(claims, options.groupsClaim));
+      return { workload, tenant, kind: 'oidc', issuer, expiresAt, ...(groups === undefined ? {} : { groups }) };
     },
     generation: () => keys.generation(),
     fresh: (now) => keys.fresh(now),
     status: (now) => keys.status(now),
     close: () => keys.close(),
   };
+}
+
+/** A list of texts, or one. More than an issuer may sensibly say is not taken in part: it is not taken. */
+function groupsIn(claim: unknown): readonly string[] {
+  const groups = [claim].flat().filter((group) => typeof group === 'string' && group !== '' && group.length <= 256);
+  return groups.length > 1_000 ? [] : (groups as string[]);
 }
 
 function checkHeader(header: Readonly<Record<string, unknown>>, algorithms: readonly string[]): void {

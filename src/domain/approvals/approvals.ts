@@ -13,7 +13,7 @@ import { approvalEvent, newBreakGlass, newRequest, notice, type Wanted } from '.
 import { limitsAt, requestedEvent, ungrouped, type FatigueLimits } from './gate.ts';
 import { lineageOf } from './lineage.ts';
 import { given, quorate, type Approval, type ApprovalState, type Verdict } from './model.ts';
-import { approvalNotFound, asked, isRequester, maySee, namesOf, quorumsOf, type GroupsOf } from './people.ts';
+import { approvalNotFound, isRequester, maySee, namesOf, quorumsOf, type GroupsOf } from './people.ts';
 import type { ApprovalChange, ApprovalStore } from './store.ts';
 
 export interface ApprovalsOptions {
@@ -229,12 +229,15 @@ export function createApprovals(options: ApprovalsOptions) {
     return approval;
   }
 
-  /** Why this caller may not decide; undefined when it may. */
+  /** Why this caller may not decide; undefined when it may. To whoever may not even see it, it does not exist. */
   function ineligible(caller: Caller, approval: Approval): BrokerError | undefined {
-    if (isRequester(caller, approval)) return notThemselves();
     const names = namesOf(caller, options.groupsOf);
-    if (quorumsOf(approval, names).length > 0) return undefined;
-    return approvalNotFound(approval.approvalId);
+    const requester = isRequester(caller, approval);
+    if (!requester && quorumsOf(approval, names).length > 0) return undefined;
+    if (!maySee(caller, approval, names) && !approval.excluded.includes(caller.workload)) {
+      return approvalNotFound(approval.approvalId);
+    }
+    return requester ? notThemselves() : notAnApprover(approval);
   }
 
   async function vote(caller: Caller, approvalId: string, verdict: Verdict, comment: string): Promise<Approval> {
@@ -243,10 +246,7 @@ export function createApprovals(options: ApprovalsOptions) {
     const changed = await store.change(caller.tenant, approvalId, (current) => {
       done = false;
       const refused = ineligible(caller, current);
-      if (refused !== undefined) {
-        // Whoever asked knows of it; to anybody else it does not exist.
-        throw asked(caller, current) || current.excluded.includes(caller.workload) ? notThemselves() : refused;
-      }
+      if (refused !== undefined) throw refused;
       const earlier = current.votes.find(({ approver }) => approver === caller.workload);
       if (earlier?.verdict === verdict) return undefined;
       if (current.state !== 'pending' || now >= current.decideBy) throw notPending(current);
@@ -326,6 +326,14 @@ function notThemselves(): BrokerError {
   return new BrokerError(
     'APPROVER_INELIGIBLE',
     'whoever asks never approves: not the agent, not the one who opened the task or one above it; somebody else has to decide',
+  );
+}
+
+function notAnApprover({ approvalId, quorums }: Approval): BrokerError {
+  const people = [...new Set(quorums.flatMap(({ approvers }) => approvers))].join(', ');
+  return new BrokerError(
+    'APPROVER_INELIGIBLE',
+    `approval ${approvalId} is for ${people} to decide, not for this caller`,
   );
 }
 
