@@ -6,6 +6,7 @@ import { approvalService } from './api/approval-service.ts';
 import { auditService } from './api/audit-service.ts';
 import type { Service } from './api/call.ts';
 import { credentialService } from './api/credential-service.ts';
+import { policyService } from './api/policy-service.ts';
 import { revocationService } from './api/revocation-service.ts';
 import { taskService } from './api/task-service.ts';
 import { createAttestation } from './attestors/attestation.ts';
@@ -26,6 +27,9 @@ import { createCredentials } from './domain/credentials.ts';
 import { idFactory } from './domain/ids.ts';
 import { createIssuer } from './domain/issue.ts';
 import type { Provider } from './domain/provider.ts';
+import { createExplanations } from './domain/explanations.ts';
+import { createReevaluator } from './domain/reevaluation.ts';
+import { createRevisions } from './domain/revisions.ts';
 import { createSettler } from './domain/settlement.ts';
 import { createTasks } from './domain/tasks.ts';
 import type { Reached } from './domain/telemetry.ts';
@@ -36,11 +40,10 @@ import { createMonitor } from './monitor.ts';
 import { createMessenger } from './notify/messenger.ts';
 import { createObservability } from './observability/observability.ts';
 import { describeRevision } from './policy/canonical.ts';
-import { watchPolicy } from './policy/watch-policy.ts';
+import { compiledRevisions, compileFiles, openPolicy } from './policy-source.ts';
 import { createJwtProvider } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
-import { createRecordedPolicy } from './recorded-policy.ts';
 import { createDoors } from './server/doors.ts';
 import type { HttpRoute } from './server/http-route.ts';
 import { openStorage } from './storage/storage.ts';
@@ -117,24 +120,18 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     });
     await monitor.check();
 
-    const watched = await watchPolicy({
-      directory: config.policy.directory,
-      ...policyNames(config),
-      onRevision: (revision) => {
-        policy.offer(revision);
-        void policy.record().catch((error: unknown) => emit('storage.failed', { operation: 'record-revision', error }));
-      },
-      onError: (issues) => emit('policy.refused', { issues }),
-    });
-    closers.push(() => watched.close());
-    const policy = createRecordedPolicy(
-      (revision) => storage.recordRevision(revision, describeRevision(revision), clock.now()),
-      () => watched.lastError(),
-      (revision) =>
+    const policy = await openPolicy({
+      config: config.policy,
+      known: policyNames(config),
+      store: storage.policies,
+      tenant,
+      clock,
+      onRunning: (revision) =>
         emit('policy.loaded', { revision: revision.digest, agents: revision.agents.size, tools: revision.tools.size }),
-    );
-    policy.offer(watched.current());
-    await policy.record();
+      onRefused: (issues) => emit('policy.refused', { issues }),
+      onError: (error) => emit('storage.failed', { operation: 'record-revision', error }),
+    });
+    closers.push(() => policy.close());
 
     const keyRing = createKeyRing({
       pool: storage.pool,
@@ -211,9 +208,45 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     worker('expire', 500, async () => (await tasks.closeDue(100)) === 100);
     worker('monitor', 2_000, async () => {
       await monitor.check();
-      await policy.record();
       await keyRing.tick();
       return false;
+    });
+    const following = worker('policy', 500, async () => {
+      await policy.refresh();
+      return false;
+    });
+    closers.push(storage.wake.onPolicy(() => following.kick()));
+    const reevaluator = createReevaluator({
+      clock,
+      newId,
+      policy,
+      store: storage.reevaluation,
+      tenant,
+      kickSettler: () => settling.kick(),
+      emit,
+    });
+    const reevaluating = worker('reevaluate', 1_000, () => reevaluator.tick());
+    const revisions = createRevisions({
+      clock,
+      policy,
+      store: storage.policies,
+      tenant,
+      writable: config.policy.source === 'database',
+      compile: compileFiles(policyNames(config)),
+      describe: describeRevision,
+      preview: (revision) => reevaluator.preview(revision),
+      refresh: async () => {
+        await policy.refresh();
+        reevaluating.kick();
+      },
+    });
+    const explanations = createExplanations({
+      clock,
+      policy,
+      revisions,
+      decisions: storage.decisions,
+      facts: undefined,
+      compiled: compiledRevisions(storage.policies, policyNames(config)),
     });
     worker('forget', 60_000, async () => {
       await storage.settlement.forgetRevocations(monitor.earlier.now() - 60_000);
@@ -280,7 +313,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 
     const components = async (): Promise<Component[]> => [
       monitor.status(),
-      { name: 'policy', ready: true, detail: watched.lastError() ?? policy.current().digest },
+      { name: 'policy', ...policy.status() },
       { name: 'signing-keys', ...keyRing.status(clock.now()) },
       ...attestation.status(),
       ...(await postgres.check(AbortSignal.timeout(3_000))),
@@ -302,6 +335,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         auditService(tasks, storage.audit),
+        policyService({ revisions, explanations, clock, newRequestId: randomUUID }),
         adminService({
           version,
           replicaId,

@@ -17,7 +17,8 @@ export interface CheckConfigOptions extends LoadConfigOptions {
 }
 
 export type CheckResult =
-  | { ok: true; issues: readonly []; config: Config; revision: PolicyRevision }
+  /** No revision where policy is not in a directory. */
+  | { ok: true; issues: readonly []; config: Config; revision: PolicyRevision | undefined }
   | { ok: false; issues: readonly Issue[]; config?: Config; revision?: PolicyRevision };
 
 /** Everything that can be known before starting: the file, the policy, what each says of the other, and what both name. */
@@ -31,6 +32,10 @@ export async function checkConfig(options: CheckConfigOptions): Promise<CheckRes
   }
   const { config, document } = read;
   const issues = options.files === false ? [] : fileIssues(config, document);
+  if (config.policy.source === 'database') {
+    if (issues.length > 0) return { ok: false, config, issues: sortIssues(issues) };
+    return { ok: true, issues: [], config, revision: undefined };
+  }
   const policy = await loadPolicyDirectory(config.policy.directory, policyNames(config));
   if (!policy.ok) return { ok: false, config, issues: sortIssues([...issues, ...policy.issues]) };
   const { revision } = policy;

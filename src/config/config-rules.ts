@@ -44,12 +44,22 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   if (sound('keys')) checkKeys(report, config);
   if (sound('attestation')) checkAttestation(report, config);
   if (sound('access')) checkAccess(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
+  if (sound('policy')) checkPolicySource(report, config.policy);
   if (sound('tasks')) order(report, config.tasks, ['tasks'], 'defaultTtl', 'maxTtl');
   if (sound('approvals')) {
     checkApprovals(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
   }
   if (sound('targets')) checkTargets(report, config);
   return issues;
+}
+
+function checkPolicySource(report: Report, policy: RawConfig['policy']): void {
+  if (policy.source === 'directory' && policy.directory === undefined) {
+    report(['policy'], '"directory" is missing', 'name the folder of the policy documents, or say source: database');
+  }
+  if (policy.source === 'database' && policy.directory !== undefined) {
+    report(['policy', 'directory'], 'is not read with source: database', 'remove it, or say source: directory');
+  }
 }
 
 function checkHttp(report: Report, http: RawConfig['server']['http']): void {

@@ -18,7 +18,8 @@ export interface Config {
   keys: KeysConfig;
   attestation: AttestationConfig;
   access: readonly AccessGrant[];
-  policy: { directory: string };
+  /** A directory on this machine drives policy, or what operators apply through the API. */
+  policy: { source: 'directory'; directory: string } | { source: 'database' };
   /** Facts about this installation that conditions may look at. */
   environment: Readonly<Record<string, string>>;
   tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };

@@ -149,7 +149,10 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
       })),
     },
     access: raw.access,
-    policy: { directory: resolve(raw.policy.directory) },
+    policy:
+      raw.policy.source === 'database'
+        ? { source: 'database' }
+        : { source: 'directory', directory: resolve(raw.policy.directory!) },
     environment: { ...raw.environment },
     tasks: {
       defaultTtl: millis(tasks.defaultTtl),

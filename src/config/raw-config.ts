@@ -48,7 +48,7 @@ export interface RawConfig {
     }[];
   };
   access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[] }[];
-  policy: { directory: string };
+  policy: { source: 'directory' | 'database'; directory?: string };
   environment: Record<string, string>;
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
   approvals: {

@@ -15,6 +15,7 @@ export type AuditKind =
   | 'lease.denied'
   | 'lease.returned'
   | 'lease.abandoned'
+  | 'policy.activated'
   | 'lease.settled'
   | 'approval.requested'
   | 'approval.voted'
@@ -34,6 +35,7 @@ export interface AuditEvent {
   at: Instant;
   /** Attested workload, or `broker` for the broker's own work. */
   actor: string;
+  /** Empty for what belongs to no task. */
   taskId: string;
   leaseId?: string;
   detail: Readonly<Record<string, unknown>>;

@@ -3,6 +3,7 @@ import type { Facts } from './facts.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type {
   ApprovalTerms,
+  ConsideredRule,
   Obligations,
   PolicyRevision,
   RenewalContext,
@@ -46,6 +47,7 @@ export function decide(
   task: Task,
   access: ToolAccess,
   context: DecisionContext,
+  considered?: (rule: ConsideredRule) => void,
 ): BoundedDecision {
   const name = `${access.tool}:${access.tier}`;
   if (!task.tools.some((wanted) => wanted.tool === access.tool && wanted.tier === access.tier)) {
@@ -56,7 +58,7 @@ export function decide(
   if (tool === undefined || tier === undefined) {
     return { effect: 'deny', rule: '', reason: `${name} is not registered in the running policy revision` };
   }
-  const decision = revision.decide({ task, access, ...context });
+  const decision = revision.decide({ task, access, ...context }, considered);
   const { effect, rule, reason, obligations = {} } = decision;
   const ttl = decision.ttl ?? decision.approval?.ttl ?? tier.ttl.default;
   const life = Math.min(ttl, tier.ttl.max, task.deadline - context.now);

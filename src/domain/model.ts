@@ -43,7 +43,7 @@ export interface Task {
 export type LeaseState = 'pending' | 'active' | 'settling' | 'settled';
 export type LeaseOutcome = 'revoked' | 'expired' | 'returned' | 'bounded' | 'irrevocable';
 /** Why a lease is being taken to an outcome. */
-export type SettleCause = 'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned';
+export type SettleCause = 'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned' | 'policy';
 
 /** One issued credential (design §2). Never holds secret material: `handle` is what finds it again at its target. */
 export interface Lease {

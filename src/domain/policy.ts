@@ -109,6 +109,8 @@ export interface ConsideredRule {
   held: boolean | { failed: string };
   /** The condition as written. */
   when: string | undefined;
+  /** What it looked at, worked out only for those who ask. */
+  saw: () => readonly { expression: string; value: string }[];
 }
 
 export interface Decision {

@@ -187,4 +187,6 @@ export interface AuditStore {
 export interface Wake {
   /** Something about this task changed (any replica). */
   onTask(listener: (tenant: string, taskId: string) => void): () => void;
+  /** Another policy revision was let run. */
+  onPolicy(listener: () => void): () => void;
 }

@@ -30,6 +30,8 @@ export interface DomainEvents {
   'lease.denied': OfTask & { agent: string; tool: string; tier: string; effect: string; policyRule: string };
   'lease.abandoned': OfLease & { reason: string };
   'lease.returned': OfLease;
+  /** A policy revision that no longer allows it was applied with `reevaluate`. */
+  'lease.taken_away': OfLease & { policyRevision: string };
   'lease.settled': OfLease & { outcome: string; cause: string; attempts: number };
   'lease.irrevocable': OfLease & { attempts: number; error: unknown };
   'settle.batch': { leases: number };

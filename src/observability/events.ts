@@ -125,6 +125,11 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'a credential was given back',
     counter: count('leases_returned', ['tool', 'tier', 'provider']),
   },
+  'lease.taken_away': {
+    level: 'info',
+    line: 'the new policy revision no longer allows a credential; it is being settled',
+    counter: count('leases_taken_away', ['tool', 'tier', 'provider']),
+  },
   'lease.settled': {
     level: 'debug',
     line: 'a lease has its outcome',

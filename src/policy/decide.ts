@@ -17,6 +17,7 @@ import {
 } from './activation.ts';
 import type { Activation, ListsView, ToolView } from './activation.ts';
 import type { ConditionResult } from './condition.ts';
+import { seenBy } from './explain.ts';
 import { least, mergeObligations, refusal } from './obligations.ts';
 import type { CompiledRule } from './obligations.ts';
 import { needsApprovalAgain, renewalRefusal } from './renewal.ts';
@@ -85,7 +86,13 @@ export function decideByRules(
   for (const rule of about(index, task.agent, access)) {
     let holds: ConditionResult = true;
     if (rule.condition !== undefined) holds = rule.condition.evaluate(see(rule.timeZone));
-    considered?.({ rule: rule.id, effect: rule.effect, held: holds, when: rule.condition?.source });
+    considered?.({
+      rule: rule.id,
+      effect: rule.effect,
+      held: holds,
+      when: rule.condition?.source,
+      saw: () => (rule.condition === undefined ? [] : seenBy(rule.condition.source, see(rule.timeZone))),
+    });
     const failed = typeof holds === 'object' ? holds.failed : undefined;
     if (rule.effect !== 'allow' && failed !== undefined) {
       // Fail closed: what may have been meant to stop this does stop it (design §3.7).

@@ -42,13 +42,25 @@ export async function loadWithFingerprint(
       hint: 'add *.yaml files with Agent, Tool and Policy documents',
     });
   }
+  return { result: conclude(sources, issues, known), fingerprint: fingerprint(listing) };
+}
+
+/** The same for files that are not on this machine: those of an ApplyPolicy request. */
+export function loadPolicyTexts(files: readonly { file: string; text: string }[], known: KnownNames): LoadResult {
+  const parsed = files.map(({ file, text }) => parseYaml(file, text));
+  return conclude(
+    parsed.flatMap(({ documents }) => documents),
+    parsed.flatMap(({ issues }) => issues),
+    known,
+  );
+}
+
+function conclude(sources: readonly SourceDocument[], issues: readonly Issue[], known: KnownNames): LoadResult {
   // A file that does not parse hides documents that others name; only its own mistake is worth telling then.
   const hidden = issues.length > 0;
   const compiled = compileSources(sources, known);
-  if ('revision' in compiled && !hidden) {
-    return { result: { ok: true, revision: compiled.revision }, fingerprint: fingerprint(listing) };
-  }
+  if ('revision' in compiled && !hidden) return { ok: true, revision: compiled.revision };
   const found = 'issues' in compiled ? compiled.issues : [];
   const told = hidden ? found.filter((issue) => !/^there is no (agent|tool) /.test(issue.message)) : found;
-  return { result: { ok: false, issues: sortIssues([...issues, ...told]) }, fingerprint: fingerprint(listing) };
+  return { ok: false, issues: sortIssues([...issues, ...told]) };
 }

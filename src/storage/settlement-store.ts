@@ -107,7 +107,7 @@ async function settleSelfContained(
         ), feed AS (
           INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at)
           SELECT tenant, lease_id, clock_timestamp(), expires_at FROM done
-          WHERE settle_cause IN ('returned', 'superseded') AND expires_at > $1
+          WHERE settle_cause IN ('returned', 'superseded', 'policy') AND expires_at > $1
         ), logged AS (
           ${auditInsert}
           SELECT tenant, 'lease.settled', $1, 'broker', task_id, lease_id,
@@ -115,7 +115,7 @@ async function settleSelfContained(
           FROM done
         ), woken AS (
           SELECT pg_notify('${channel}', tenant || ' ' || task_id)
-          FROM (SELECT DISTINCT tenant, task_id FROM done WHERE settle_cause IN ('returned', 'superseded')) changed
+          FROM (SELECT DISTINCT tenant, task_id FROM done WHERE settle_cause IN ('returned', 'superseded', 'policy')) changed
         )
         SELECT count(*)::int AS count, (SELECT count(*) FROM woken) AS woken FROM done`,
       values: [new Date(now), kinds, limit, only?.tenant ?? null, only?.leaseId ?? null],

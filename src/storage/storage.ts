@@ -1,11 +1,13 @@
-import type { PolicyRevision } from '../domain/policy.ts';
 import { createApprovalStore } from './approval-store.ts';
 import { createAuditStore } from './audit-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
 import { checkSchema } from './migrate.ts';
 import { createNotificationStore, type Outbox } from './notification-store.ts';
+import { createDecisionStore } from './decision-store.ts';
 import { connectionOptions, createPool, guarded, type DatabaseOptions } from './pool.ts';
+import { createPolicyStore } from './policy-store.ts';
+import { createReevaluationStore } from './reevaluation-store.ts';
 import { createRevocationStore } from './revocation-store.ts';
 import { createSettlementStore } from './settlement-store.ts';
 import { createTaskStore } from './task-store.ts';
@@ -32,6 +34,9 @@ export async function openStorage(options: DatabaseOptions) {
       revocations: createRevocationStore(pool),
       notifications: createNotificationStore(pool),
       approvals: (outbox: Outbox) => createApprovalStore(pool, outbox),
+      policies: createPolicyStore(pool),
+      decisions: createDecisionStore(pool),
+      reevaluation: createReevaluationStore(pool),
       wake,
 
       /** Milliseconds by which the database's clock is ahead of `now`, within the round trip. */
@@ -40,15 +45,6 @@ export async function openStorage(options: DatabaseOptions) {
           const before = now();
           const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
           return rows[0]!.now.getTime() - (before + now()) / 2;
-        }),
-
-      /** A decision names its revision by digest: the documents behind the digest are kept for ever. */
-      recordRevision: (revision: Pick<PolicyRevision, 'digest'>, documents: string, now: number) =>
-        guarded(async () => {
-          await pool.query(
-            'INSERT INTO policy_revisions (digest, documents, first_used) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING',
-            [revision.digest, documents, new Date(now)],
-          );
         }),
 
       close: async () => {

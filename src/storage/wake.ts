@@ -4,6 +4,7 @@ import pg from 'pg';
 import type { Wake } from '../domain/store.ts';
 
 export const channel = 'leasehold_task';
+export const policyChannel = 'leasehold_policy';
 
 /** Sent at commit, to every replica. */
 export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: string, taskId: string): Promise<void> {
@@ -21,6 +22,10 @@ export function createWake(config: pg.ClientConfig): Wake & { close(): Promise<v
       emitter.on('task', listener);
       return () => emitter.off('task', listener);
     },
+    onPolicy: (listener) => {
+      emitter.on('policy', listener);
+      return () => emitter.off('policy', listener);
+    },
     close: async () => {
       stopping.abort();
       await running;
@@ -36,13 +41,17 @@ async function listen(config: pg.ClientConfig, emitter: EventEmitter, signal: Ab
         client.on('error', reject);
         client.on('end', resolve);
         signal.addEventListener('abort', () => resolve(), { once: true });
-        client.on('notification', ({ payload }) => {
+        client.on('notification', ({ channel: heard, payload }) => {
+          if (heard === policyChannel) {
+            emitter.emit('policy');
+            return;
+          }
           const [tenant, taskId] = (payload ?? '').split(' ');
           emitter.emit('task', tenant, taskId);
         });
         client
           .connect()
-          .then(() => client.query(`LISTEN ${channel}`))
+          .then(() => client.query(`LISTEN ${channel}; LISTEN ${policyChannel}`))
           .catch(reject);
       });
     } catch {

@@ -52,7 +52,7 @@ describe('a configuration that is right', () => {
     );
     const config = loadConfig({ path: file, env: {} });
     const folder = path.dirname(file);
-    expect(config.policy.directory).toBe(path.join(folder, 'policy'));
+    expect(config.policy).toEqual({ source: 'directory', directory: path.join(folder, 'policy') });
     expect(config.attestation.trustDomains[0]!.bundle).toEqual({ file: path.join(folder, 'bundle.json') });
     expect(config.server.grpc.tls).toEqual({ certFile: path.join(folder, 'tls/cert.pem'), keyFile: '/etc/key.pem' });
   });

@@ -27,6 +27,14 @@ export function configCheck(parent: Command): void {
     });
     if (!result.ok) throw configInvalid(result.issues);
     const { config, revision } = result;
+    if (config.policy.source === 'database' || revision === undefined) {
+      process.stdout.write(
+        options.json === true
+          ? `${JSON.stringify({ config: config.file, policySource: 'database' })}\n`
+          : `${config.file} is valid; policy is applied with \`leasehold policy apply\`\n`,
+      );
+      return;
+    }
     if (options.json === true) {
       const counts = { agents: revision.agents.size, tools: revision.tools.size };
       process.stdout.write(`${JSON.stringify({ config: config.file, policyRevision: revision.digest, ...counts })}\n`);

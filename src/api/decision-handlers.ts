@@ -1,0 +1,107 @@
+import type { JsonObject } from '@bufbuild/protobuf';
+import { durationFromMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { taskFacts } from '../domain/decision-record.ts';
+import { fieldInvalid } from '../domain/errors.ts';
+import type { Explanation, Explanations } from '../domain/explanations.ts';
+import type { Clock } from '../domain/time.ts';
+import type { PolicyService } from '../gen/leasehold/v1/policy_service_pb.js';
+import type { ServiceHandlers } from './call.ts';
+import { effectMessage, instantOf, tierOf } from './convert.ts';
+import { name, taskIdField } from './fields.ts';
+
+export interface DecisionOptions {
+  explanations: Explanations;
+  clock: Clock;
+}
+
+type Handlers = Pick<ServiceHandlers<typeof PolicyService>, 'explainDecision' | 'streamDecisions'>;
+
+/** The part of PolicyService that is about decisions. */
+export function decisionHandlers({ explanations, clock }: DecisionOptions): Handlers {
+  return {
+    explainDecision: async ({ subject }, { caller }) => {
+      if (subject.case === 'decisionId') return explanationMessage(await explanations.recorded(caller, subject.value));
+      if (subject.case === undefined) throw fieldInvalid('decision_id', 'must name a decision, or describe a request');
+      const { access, taskId, agent, context, workload, revision, renewals, time } = subject.value;
+      if (access === undefined) throw fieldInvalid('hypothetical.access', 'must name a tool and a tier');
+      return explanationMessage(
+        await explanations.hypothetical(caller, {
+          taskId: taskId === '' ? '' : taskIdField(taskId),
+          agent: agent === '' ? '' : name('hypothetical.agent', agent),
+          context,
+          workload,
+          access: {
+            tool: name('hypothetical.access.tool', access.tool),
+            tier: tierOf('hypothetical.access.tier', access.tier),
+          },
+          at: instantOf(time),
+          renewals,
+          revision,
+        }),
+      );
+    },
+
+    streamDecisions: async function* (request, { caller, signal }) {
+      const since = instantOf(request.since);
+      if (since === undefined) throw fieldInvalid('since', 'must be a time');
+      const bounds = {
+        since,
+        until: instantOf(request.until) ?? clock.now() + 60_000,
+        agent: request.agent === '' ? undefined : name('agent', request.agent),
+        tool: request.tool === '' ? undefined : name('tool', request.tool),
+      };
+      for await (const part of explanations.stream(caller, bounds, signal)) {
+        yield {
+          total: BigInt(part.total),
+          tasks: part.tasks.map((task) => ({ taskId: task.taskId, facts: JSON.stringify(taskFacts(task)) })),
+          decisions: part.decisions.map((decision) => ({
+            decisionId: decision.decisionId,
+            decideTime: timestampFromMs(decision.at),
+            taskId: decision.taskId,
+            workload: decision.workload,
+            detail: decision.detail,
+            leaseId: decision.leaseId ?? '',
+          })),
+        };
+      }
+    },
+  };
+}
+
+function explanationMessage(explanation: Explanation) {
+  const { full } = explanation;
+  return {
+    decisionId: explanation.decisionId,
+    decideTime: timestampFromMs(explanation.at),
+    policyRevision: explanation.revision,
+    effect: effectMessage(explanation.effect),
+    policyRule: explanation.rule,
+    reason: explanation.reason,
+    ...(explanation.ttl === undefined ? {} : { ttl: durationFromMs(explanation.ttl) }),
+    ...(explanation.reproduced === undefined ? {} : { reproduced: explanation.reproduced }),
+    ...(full === undefined
+      ? {}
+      : {
+          rules: full.rules.map((rule) => ({
+            rule: rule.rule,
+            effect: rule.effect,
+            matched: rule.held === true,
+            decided: rule.decided,
+            condition: rule.when ?? '',
+            note: note(rule.held),
+            saw: rule.saw().map((seen) => ({ ...seen })),
+          })),
+          input: plain(full.input),
+          obligations: plain(full.obligations),
+        }),
+  };
+}
+
+function note(held: boolean | { failed: string }): string {
+  if (held === true) return '';
+  return held === false ? 'its condition does not hold' : `its condition could not be evaluated: ${held.failed}`;
+}
+
+function plain(value: object): JsonObject {
+  return JSON.parse(JSON.stringify(value)) as JsonObject;
+}

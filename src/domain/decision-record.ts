@@ -1,0 +1,110 @@
+import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
+import type { Facts } from './facts.ts';
+import type { Task, ToolAccess } from './model.ts';
+import type { ConsideredRule, PolicyRevision } from './policy.ts';
+import type { Instant, Millis } from './time.ts';
+
+/**
+ * What a decision's audit event keeps of what policy was asked, beside the task: enough to decide it again exactly
+ * (test/revisions holds it). What never changes in a task is in its row and not written again with each decision.
+ */
+export interface Asked {
+  /** The task's deadline may be moved later. */
+  deadline: Instant;
+  renewal?: DecisionContext['renewal'];
+  arguments?: DecisionContext['arguments'];
+  bound_to?: DecisionContext['boundTo'];
+  facts?: { held: Facts['held']; lineage: Facts['lineage']; rates: [string, number][] };
+  /** It was not policy that refused: the task was over. */
+  ended?: true;
+}
+
+export function asked(task: Pick<Task, 'deadline'>, context: Omit<DecisionContext, 'workload' | 'now'>): Asked {
+  const { renewal, facts, boundTo } = context;
+  return {
+    deadline: task.deadline,
+    ...(renewal === undefined ? {} : { renewal }),
+    ...(context.arguments === undefined || Object.keys(context.arguments).length === 0
+      ? {}
+      : { arguments: context.arguments }),
+    ...(boundTo === undefined ? {} : { bound_to: boundTo }),
+    ...(facts === undefined ? {} : { facts: { held: facts.held, lineage: facts.lineage, rates: [...facts.rates] } }),
+  };
+}
+
+/** What policy sees of a task and what never changes in it. */
+export type TaskFacts = Pick<
+  Task,
+  'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent' | 'opener' | 'tools' | 'context' | 'openedAt'
+>;
+
+export function taskFacts(task: Task): TaskFacts {
+  const { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, openedAt } = task;
+  return { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, openedAt };
+}
+
+/** The detail of a `decision.made` event. Earlier releases wrote no `decision_id` and no `asked`. */
+export interface DecisionDetail extends ToolAccess {
+  decision_id: string;
+  effect: BoundedDecision['effect'];
+  rule: string;
+  reason: string;
+  policy_revision: string;
+  ttl_ms?: Millis;
+  /** It counted on this approval: policy itself had said that one is needed. */
+  approval?: string;
+  asked?: Asked;
+  reevaluation?: true;
+}
+
+/** One recorded decision with its task. */
+export interface RecordedDecision {
+  at: Instant;
+  workload: string;
+  task: TaskFacts;
+  leaseId: string | undefined;
+  detail: DecisionDetail;
+}
+
+/** Whether policy can be asked again: not where the task was over, nor for records that do not say what was asked. */
+export function canBeAskedAgain({ detail }: RecordedDecision): boolean {
+  return detail.asked !== undefined && detail.asked.ended === undefined;
+}
+
+/** Decides a record again, under any revision. Pure; the same revision gives what was recorded. */
+export function decideAgain(
+  revision: PolicyRevision,
+  record: RecordedDecision,
+  considered?: (rule: ConsideredRule) => void,
+): BoundedDecision {
+  const { detail, task, at, workload } = record;
+  const { deadline, renewal, facts, bound_to: boundTo, arguments: args = {} } = detail.asked!;
+  const context: DecisionContext = {
+    workload,
+    now: at,
+    renewal,
+    arguments: args,
+    boundTo,
+    facts: facts === undefined ? undefined : { ...facts, rates: new Map(facts.rates) },
+  };
+  return decide(revision, asTask(task, deadline), { tool: detail.tool, tier: detail.tier }, context, considered);
+}
+
+/** The rest of a task has no part in a decision. */
+export function asTask(facts: TaskFacts, deadline: Instant): Task {
+  return {
+    ...facts,
+    tenant: '',
+    intent: '',
+    agentWorkload: undefined,
+    state: 'open',
+    closeCause: undefined,
+    deadline,
+    closedAt: undefined,
+    settledAt: undefined,
+    heartbeatInterval: undefined,
+    heartbeatDue: undefined,
+    epoch: 0,
+    statusIndex: 0,
+  };
+}

@@ -1,0 +1,266 @@
+import { canSee, seesEverything } from './access.ts';
+import type { Caller } from './caller.ts';
+import type { BoundedDecision } from './decision.ts';
+import {
+  asked,
+  canBeAskedAgain,
+  decideAgain,
+  taskFacts,
+  type RecordedDecision,
+  type TaskFacts,
+} from './decision-record.ts';
+import { BrokerError, fieldInvalid } from './errors.ts';
+import type { DecisionFacts } from './facts.ts';
+import { isId } from './ids.ts';
+import type { Task, ToolAccess } from './model.ts';
+import type { ConsideredRule, PolicyRevision, PolicySource } from './policy.ts';
+import type { Revisions } from './revisions.ts';
+import type { Clock, Instant, Millis } from './time.ts';
+
+export interface DecisionBounds {
+  tenant: string;
+  since: Instant;
+  until: Instant;
+  tool: string | undefined;
+}
+
+/** A recorded decision whose detail has not been read: those who only pass it on need not. */
+export interface RawDecision {
+  decisionId: string;
+  at: Instant;
+  workload: string;
+  taskId: string;
+  leaseId: string | undefined;
+  /** JSON. */
+  detail: string;
+}
+
+export interface DecisionStore {
+  byId(tenant: string, decisionId: string): Promise<RawDecision | undefined>;
+  /** The decision that issued a lease. */
+  ofLease(tenant: string, leaseId: string): Promise<RawDecision | undefined>;
+  /** In order, after `after`. */
+  page(bounds: DecisionBounds, after: string | undefined, limit: number): Promise<RawDecision[]>;
+  count(bounds: DecisionBounds): Promise<number>;
+  tasks(tenant: string, taskIds: readonly string[]): Promise<Task[]>;
+}
+
+export interface Hypothetical {
+  taskId: string;
+  agent: string;
+  context: Readonly<Record<string, string>>;
+  workload: string;
+  access: ToolAccess;
+  at: Instant | undefined;
+  renewals: number | undefined;
+  revision: string;
+}
+
+export interface ExplainedRule extends ConsideredRule {
+  decided: boolean;
+}
+
+export interface Explanation {
+  decisionId: string;
+  at: Instant;
+  revision: string;
+  effect: BoundedDecision['effect'];
+  rule: string;
+  reason: string;
+  ttl: Millis | undefined;
+  /** Only for those who see everything. */
+  full: { rules: ExplainedRule[]; input: object; obligations: object } | undefined;
+  reproduced: boolean | undefined;
+}
+
+export interface ExplanationsOptions {
+  clock: Clock;
+  policy: PolicySource;
+  revisions: Pick<Revisions, 'named'>;
+  decisions: DecisionStore;
+  /** What storage knows of a task that exists. */
+  facts: DecisionFacts | undefined;
+  /** A revision that may not be running. */
+  compiled: (digest: string) => Promise<PolicyRevision>;
+}
+
+export type Explanations = ReturnType<typeof createExplanations>;
+
+const pageSize = 1_000;
+/** Tasks that a reader of the stream is taken to remember. */
+const remembered = 20_000;
+
+export function createExplanations(options: ExplanationsOptions) {
+  const { decisions, policy, clock } = options;
+
+  return {
+    /** Why a recorded decision came out as it did. */
+    recorded: async (caller: Caller, id: string): Promise<Explanation> => {
+      const raw = isId('lse', id)
+        ? await decisions.ofLease(caller.tenant, id)
+        : isId('dec', id)
+          ? await decisions.byId(caller.tenant, id)
+          : undefined;
+      if (raw === undefined && !isId('lse', id) && !isId('dec', id)) {
+        throw fieldInvalid('decision_id', 'must be a decision id dec_… or a lease id lse_…');
+      }
+      const [task] = raw === undefined ? [] : await decisions.tasks(caller.tenant, [raw.taskId]);
+      if (raw === undefined || task === undefined || !canSee(caller, task)) throw decisionNotFound(id);
+      const record = recordOf(raw, task);
+      const { detail } = record;
+      const explanation: Explanation = {
+        decisionId: raw.decisionId,
+        at: raw.at,
+        revision: detail.policy_revision,
+        effect: detail.effect,
+        rule: detail.rule,
+        reason: detail.reason,
+        ttl: detail.ttl_ms,
+        full: undefined,
+        reproduced: undefined,
+      };
+      if (!seesEverything(caller) || !canBeAskedAgain(record)) return explanation;
+      const revision = await options.compiled(detail.policy_revision);
+      const again = explain(revision, record);
+      return { ...explanation, full: again.full, reproduced: agrees(record, again.decision) };
+    },
+
+    /** How a request that nobody made would be decided. */
+    hypothetical: async (caller: Caller, request: Hypothetical): Promise<Explanation> => {
+      if (!seesEverything(caller)) {
+        throw new BrokerError(
+          'ROLE_REQUIRED',
+          'requests that were not made are explained to operators and auditors; an agent names a decision of its own',
+        );
+      }
+      const at = request.at ?? clock.now();
+      const revision =
+        request.revision === ''
+          ? policy.current()
+          : await options.compiled((await options.revisions.named(request.revision)).digest);
+      const [task] = request.taskId === '' ? [] : await decisions.tasks(caller.tenant, [request.taskId]);
+      if (request.taskId !== '' && task === undefined) {
+        throw new BrokerError('TASK_NOT_FOUND', `no task ${request.taskId}: check the id`);
+      }
+      const facts: TaskFacts = task === undefined ? imagined(request, at) : taskFacts(task);
+      const needs = revision.needs(facts.agent, request.access, request.renewals !== undefined);
+      const known =
+        needs === undefined || task === undefined || options.facts === undefined
+          ? undefined
+          : await options.facts.load(task, request.access, needs, at);
+      const record: RecordedDecision = {
+        at,
+        workload: request.workload === '' ? (task?.agentWorkload ?? '') : request.workload,
+        task: facts,
+        leaseId: undefined,
+        detail: {
+          decision_id: '',
+          ...request.access,
+          effect: 'deny',
+          rule: '',
+          reason: '',
+          policy_revision: revision.digest,
+          asked: asked(
+            { deadline: task?.deadline ?? at + 3_600_000 },
+            {
+              facts: known ?? (task === undefined ? { held: [], lineage: undefined, rates: new Map() } : undefined),
+              renewal:
+                request.renewals === undefined
+                  ? undefined
+                  : { count: request.renewals, age: 0, sinceIssue: Infinity, heartbeat: true },
+            },
+          ),
+        },
+      };
+      const { decision, full } = explain(revision, record);
+      return {
+        decisionId: '',
+        at,
+        revision: revision.digest,
+        effect: decision.effect,
+        rule: decision.rule,
+        reason: decision.reason,
+        ttl: decision.effect === 'allow' ? decision.life : undefined,
+        full,
+        reproduced: undefined,
+      };
+    },
+
+    /** Recorded decisions in pages, with each task once. */
+    stream: async function* (
+      caller: Caller,
+      bounds: Omit<DecisionBounds, 'tenant'> & { agent: string | undefined },
+      signal: AbortSignal,
+    ): AsyncIterable<{ tasks: Task[]; decisions: RawDecision[]; total: number }> {
+      const within: DecisionBounds = { ...bounds, tenant: caller.tenant };
+      let total = await decisions.count(within);
+      const sent = new Map<string, boolean>();
+      let after: string | undefined;
+      while (!signal.aborted) {
+        const page = await decisions.page(within, after, pageSize);
+        if (page.length === 0 && after !== undefined) return;
+        if (sent.size > remembered) sent.clear();
+        const missing = [...new Set(page.map(({ taskId }) => taskId))].filter((id) => !sent.has(id));
+        const tasks = await decisions.tasks(caller.tenant, missing);
+        for (const task of tasks) sent.set(task.taskId, bounds.agent === undefined || task.agent === bounds.agent);
+        yield {
+          tasks: tasks.filter(({ taskId }) => sent.get(taskId)),
+          decisions: page.filter(({ taskId }) => sent.get(taskId)),
+          total,
+        };
+        total = 0;
+        if (page.length < pageSize) return;
+        after = page.at(-1)!.decisionId;
+      }
+    },
+  };
+}
+
+export function recordOf(raw: RawDecision, task: TaskFacts): RecordedDecision {
+  return {
+    at: raw.at,
+    workload: raw.workload,
+    task,
+    leaseId: raw.leaseId,
+    detail: JSON.parse(raw.detail) as RecordedDecision['detail'],
+  };
+}
+
+function explain(revision: PolicyRevision, record: RecordedDecision) {
+  const rules: ConsideredRule[] = [];
+  const decision = decideAgain(revision, record, (rule) => rules.push(rule));
+  const { asked: what, tool, tier } = record.detail;
+  const obligations = 'obligations' in decision ? decision.obligations : {};
+  return {
+    decision,
+    full: {
+      rules: rules.map((rule) => ({ ...rule, decided: rule.rule === decision.rule })),
+      input: { task: record.task, workload: record.workload, access: { tool, tier }, at: record.at, ...what },
+      obligations,
+    },
+  };
+}
+
+function agrees({ detail }: RecordedDecision, again: BoundedDecision): boolean {
+  if (detail.approval !== undefined) return again.effect === 'needs_approval';
+  if (detail.effect !== again.effect || detail.rule !== again.rule) return false;
+  return again.effect !== 'allow' || detail.ttl_ms === undefined || detail.ttl_ms === again.life;
+}
+
+function imagined(request: Hypothetical, at: Instant): TaskFacts {
+  if (request.agent === '') throw fieldInvalid('hypothetical.agent', 'must name an agent when no task is named');
+  return {
+    taskId: '',
+    rootTaskId: '',
+    parentTaskId: undefined,
+    agent: request.agent,
+    opener: '',
+    tools: [request.access],
+    context: request.context,
+    openedAt: at,
+  };
+}
+
+function decisionNotFound(id: string): BrokerError {
+  return new BrokerError('DECISION_NOT_FOUND', `no decision ${id} that this caller may see: check the id`);
+}
