@@ -293,6 +293,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       tasks: storage.tasks,
       leases: storage.leases,
       writer: storage.writer,
+      facts: storage.facts,
       renewalOverlap: config.tasks.renewalOverlap,
       admit: () => monitor.admit(),
       reached,

@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+import { argumentsDigest, boundedArguments, noArguments, type DeclaredArguments } from '../domain/arguments.ts';
 import type { Credentials } from '../domain/credentials.ts';
 import { CredentialService, type IssueCredentialRequest } from '../gen/leasehold/v1/credential_service_pb.js';
 import { service } from './call.ts';
@@ -6,12 +8,16 @@ import { approvalIdField, leaseIdField, name, taskIdField, text } from './fields
 
 export function credentialService(credentials: Credentials, newRequestId: () => string) {
   const issueRequest = (
-    request: Pick<IssueCredentialRequest, 'requestId' | 'taskId' | 'tool' | 'tier' | 'justification' | 'approval'>,
+    request: Pick<
+      IssueCredentialRequest,
+      'requestId' | 'taskId' | 'tool' | 'tier' | 'justification' | 'arguments' | 'approval'
+    >,
   ) => ({
     requestId: request.requestId || newRequestId(),
     taskId: taskIdField(request.taskId),
     access: { tool: name('tool', request.tool), tier: tierOf('tier', request.tier) },
     justification: text('justification', request.justification, 0, 2_000),
+    arguments: declared(request.arguments),
     approval: request.approval === '' ? undefined : approvalIdField('approval', request.approval),
   });
 
@@ -35,4 +41,11 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
       }
     },
   });
+}
+
+/** A request without arguments is one with none. */
+function declared(sent: Readonly<Record<string, unknown>> | undefined): DeclaredArguments {
+  if (sent === undefined || Object.keys(sent).length === 0) return noArguments;
+  const values = boundedArguments(sent);
+  return { values, digest: argumentsDigest(values, (text) => createHash('sha256').update(text).digest('hex')) };
 }

@@ -35,18 +35,20 @@ export interface Facts {
   rates: ReadonlyMap<string, number>;
 }
 
+/** Credentials that a decision does not count: the one that it is about, or the line that it would renew. */
+export type Uncounted = { leaseId: string } | { lineStartedAt: Instant };
+
 /**
  * What storage knows. Asked only for decisions that have a rule which needs it, so that all others cost no query.
  * Implementations throw STORAGE_UNAVAILABLE rather than guess.
  */
 export interface DecisionFacts {
-  /** `except` leaves out one lease: what a lease was decided on does not include itself. */
   load(
     task: Pick<Task, 'tenant' | 'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent'>,
     access: ToolAccess,
     needs: FactNeeds,
     now: Instant,
-    except?: string,
+    except?: Uncounted,
   ): Promise<Facts>;
 }
 

@@ -1,15 +1,18 @@
+import { checkArguments, noArguments, type DeclaredArguments } from './arguments.ts';
 import { actsAsAgent, holds, leaseNotFound, taskClosed, taskNotFound } from './access.ts';
 import { approvalEvent } from './approvals/build.ts';
 import type { ApprovalGate } from './approvals/gate.ts';
 import type { Approval } from './approvals/model.ts';
-import { noArguments } from './arguments.ts';
 import type { AuditEvent, AuditKind } from './audit.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision } from './decision.ts';
 import { BrokerError } from './errors.ts';
+import type { DecisionFacts, FactNeeds, Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
+import { createInTurn } from './in-turn.ts';
+import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
-import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
+import type { PolicyRevision, PolicySource } from './policy.ts';
 import type { Grant, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
@@ -20,6 +23,8 @@ export interface IssueRequest {
   taskId: string;
   access: ToolAccess;
   justification: string;
+  /** Absent: none. */
+  arguments?: DeclaredArguments;
   /** Name of the approval to use; undefined: one that fits is found. */
   approval?: string | undefined;
 }
@@ -46,6 +51,7 @@ export interface IssuerOptions {
   tasks: Pick<TaskStore, 'pinAgent'>;
   leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon'>;
   writer: LeaseWriter;
+  facts: DecisionFacts;
   /** How long a renewed lease lives on beside its successor. */
   renewalOverlap: Millis;
   /** Throws when this replica must not issue (clock skew, stopping). */
@@ -61,6 +67,8 @@ export interface Issuer {
 
 /** Beyond the provider's own time-out: what the broker itself may take before the settler looks after a pending lease. */
 const pendingMargin: Millis = 5_000;
+/** For a credential that needs no target, but is decided on what storage counts. */
+const signingTimeout: Millis = 5_000;
 /** The task changed while we decided: decide again, but not for ever. */
 const maxRounds = 4;
 
@@ -68,11 +76,13 @@ interface Line {
   renewedFrom: Lease | undefined;
   requestId: string;
   justification: string;
+  arguments: DeclaredArguments;
   approval?: string | undefined;
 }
 
 export function createIssuer(options: IssuerOptions): Issuer {
   const { clock, cache, leases, writer, policy } = options;
+  const inTurn = createInTurn();
 
   return {
     issue: async (caller, request) => {
@@ -82,6 +92,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         renewedFrom: undefined,
         requestId: request.requestId,
         justification: request.justification,
+        arguments: request.arguments ?? noArguments,
         approval: request.approval,
       });
     },
@@ -90,8 +101,12 @@ export function createIssuer(options: IssuerOptions): Issuer {
       options.admit();
       const lease = await leases.get(caller.tenant, leaseId);
       if (lease === undefined || !holds(caller, lease)) throw leaseNotFound(leaseId);
-      const task = await ownTask(caller, lease.taskId);
-      const line = { renewedFrom: lease, requestId, justification: '' };
+      let task = await ownTask(caller, lease.taskId);
+      // A heartbeat wakes nobody, so the cached task may not have heard the last one.
+      if ((task.heartbeatDue ?? Infinity) <= clock.now()) {
+        task = (await cache.refresh(caller.tenant, task.taskId)) ?? task;
+      }
+      const line = { renewedFrom: lease, requestId, justification: '', arguments: argumentsOf(lease) };
       if (!renewable(lease, clock.now())) {
         // The answer to this very renewal may have been lost: then its lease exists.
         const replayed = await replay(caller, task, lease, line);
@@ -124,28 +139,15 @@ export function createIssuer(options: IssuerOptions): Issuer {
         throw taskClosed(task);
       }
       const revision = policy.current();
-      const decided = decide(revision, task, access, {
-        workload: caller.workload,
-        now,
-        renewal:
-          line.renewedFrom === undefined
-            ? undefined
-            : renewalContext(line.renewedFrom, task, now),
-      });
-      let decision: Allowed;
-      if (decided.effect === 'allow') decision = decided;
-      else {
-        const passage = await onApproval(caller, task, access, now, decided, line, revision);
-        if ('lease' in passage) return passage;
-        decision = passage;
-      }
-      const provider = options.providers.get(decision.tier.provider);
-      if (provider === undefined) {
-        throw new BrokerError('PROVIDER_UNAVAILABLE', `this broker has no provider ${decision.tier.provider}`);
-      }
-      const issued = provider.selfContained
-        ? await issueSelfContained(provider, newGrant(caller, task, access, decision, revision, line, now, provider))
-        : await issueAtTarget(provider, newGrant(caller, task, access, decision, revision, line, now, provider));
+      await checkDeclared(caller, task, access, now, line, revision);
+      const needs = revision.needs(task.agent, access, line.renewedFrom !== undefined);
+      const current = task;
+      const issued =
+        needs === undefined
+          ? await attempt(caller, current, access, line, revision, now, undefined)
+          : await inTurn(turnsOf(needs, current, access), () =>
+              attempt(caller, current, access, line, revision, now, needs),
+            );
       if (issued !== undefined) return issued;
 
       const replayed = await replay(caller, task, access, line);
@@ -162,6 +164,81 @@ export function createIssuer(options: IssuerOptions): Issuer {
       'CLOCK_SKEW',
       'the task changed each time that the broker was about to issue, or the clocks of broker and database disagree: retry with the same request_id',
     );
+  }
+
+  /** Undefined: the write was refused. */
+  async function attempt(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    line: Line,
+    revision: PolicyRevision,
+    now: Instant,
+    needs: FactNeeds | undefined,
+  ): Promise<Issued | undefined> {
+    const { renewedFrom } = line;
+    // A line that goes on is no further credential.
+    const ownLine = renewedFrom === undefined ? undefined : { lineStartedAt: renewedFrom.lineStartedAt };
+    const decideNow = async (except: Uncounted | undefined = ownLine) =>
+      decide(revision, task, access, {
+        workload: caller.workload,
+        now,
+        renewal: renewedFrom === undefined ? undefined : renewalContext(renewedFrom, task, now),
+        arguments: line.arguments.values,
+        facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now, except),
+      });
+    const decided = await decideNow();
+    if (needs !== undefined && decided.effect === 'deny') {
+      // A retry is no further use: what it counts may be its own first call.
+      const replayed = await replay(caller, task, access, line);
+      if (replayed !== undefined) return replayed;
+    }
+    let decision: Allowed;
+    if (decided.effect === 'allow') decision = decided;
+    else {
+      const passage = await onApproval(caller, task, access, now, decided, line, revision);
+      if ('lease' in passage) return passage;
+      decision = passage;
+    }
+    const provider = options.providers.get(decision.tier.provider);
+    if (provider === undefined) {
+      throw new BrokerError('PROVIDER_UNAVAILABLE', `this broker has no provider ${decision.tier.provider}`);
+    }
+    const counted = needs !== undefined;
+    const grant = newGrant(caller, task, access, decision, revision, line, now, provider, counted);
+    if (provider.selfContained && !counted) return await issueSelfContained(provider, grant);
+    return await issueInTwoSteps(provider, grant, async () => {
+      // Two people have set policy aside: its counts as well.
+      if (!counted || decision.on?.kind === 'break_glass') return;
+      // Another replica may have counted at the same moment. Each looks again after its own lease is committed, so the
+      // later of two sees the earlier.
+      const again = await decideNow(ownLine ?? { leaseId: grant.lease.leaseId });
+      if (again.effect !== 'deny') return;
+      await refuse(caller, task, access, now, again, line, revision);
+      throw refusal(again, access, line);
+    });
+  }
+
+  /** What the request says about this use has to be what the tier takes. */
+  async function checkDeclared(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    now: Instant,
+    line: Line,
+    revision: PolicyRevision,
+  ): Promise<void> {
+    const tier = revision.tools.get(access.tool)?.tiers[access.tier];
+    if (tier === undefined) return;
+    try {
+      checkArguments(`${access.tool}:${access.tier}`, tier.arguments ?? {}, line.arguments.values);
+    } catch (error) {
+      if (line.renewedFrom === undefined || !(error instanceof BrokerError)) throw error;
+      // The tool was changed since: what was declared then is no mistake of this call.
+      const denied = { effect: 'deny', rule: '', reason: `the tool has changed: ${error.message}` } as const;
+      await refuse(caller, task, access, now, denied, line, revision);
+      throw refusal(denied, access, line);
+    }
   }
 
   /**
@@ -185,7 +262,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       caller,
       task,
       access,
-      arguments: noArguments,
+      arguments: line.arguments,
       named: line.approval,
       justification: line.justification,
       decision,
@@ -223,8 +300,11 @@ export function createIssuer(options: IssuerOptions): Issuer {
     line: Line,
     now: Instant,
     provider: Provider,
+    counted: boolean,
   ): PreparedGrant {
     const leaseId = options.newId('lse');
+    const inTwoSteps = !provider.selfContained || counted;
+    const timeout = provider.selfContained ? signingTimeout : provider.issueTimeout;
     const ceiling = provider.selfContained ? provider.maxExpiry(now) : Infinity;
     const lease: Lease = {
       tenant: task.tenant,
@@ -237,7 +317,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       tier: access.tier,
       provider: provider.kind,
       handle: provider.selfContained ? '' : provider.handle(leaseId, decision.tier),
-      state: provider.selfContained ? 'active' : 'pending',
+      state: inTwoSteps ? 'pending' : 'active',
       outcome: undefined,
       revocationKind: decision.tier.revocation,
       issuedAt: now,
@@ -249,6 +329,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       lineStartedAt: line.renewedFrom?.lineStartedAt ?? now,
       policyRevision: revision.digest,
       policyRule: decision.rule,
+      terms: termsOf(line.arguments, decision.obligations, now),
       settleCause: undefined,
       settleAttempts: 0,
       settleError: undefined,
@@ -256,7 +337,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const write: LeaseWrite = {
       lease,
       epoch: task.epoch,
-      settleAt: provider.selfContained ? lease.expiresAt : now + provider.issueTimeout + pendingMargin,
+      settleAt: inTwoSteps ? now + timeout + pendingMargin : lease.expiresAt,
       supersedeAt: line.renewedFrom === undefined ? undefined : now + options.renewalOverlap,
       events: [
         auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line), leaseId),
@@ -264,7 +345,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     };
     const { on: approval } = decision;
     if (approval !== undefined) {
-      write.approval = { approvalId: approval.approvalId, argumentsDigest: noArguments.digest };
+      write.approval = { approvalId: approval.approvalId, argumentsDigest: line.arguments.digest };
       write.events.push({ ...approvalEvent(approval, 'approval.used', caller.workload, now), leaseId });
     }
     return { lease, task, tool: decision.tool, tier: decision.tier, write };
@@ -286,13 +367,26 @@ export function createIssuer(options: IssuerOptions): Issuer {
     return done(grant, material);
   }
 
-  async function issueAtTarget(provider: TargetProvider, grant: PreparedGrant): Promise<Issued | undefined> {
+  /** A pending lease first, then the credential, then `active`: what is in between is settled, whatever happens. */
+  async function issueInTwoSteps(
+    provider: Provider,
+    grant: PreparedGrant,
+    stillAllowed: () => Promise<void>,
+  ): Promise<Issued | undefined> {
     const { lease, write } = grant;
     if (!(await writer.insert({ ...write, supersedeAt: undefined }))) return undefined;
     options.reached('issue.pending-committed');
+    try {
+      await stillAllowed();
+    } catch (error) {
+      await abandon(grant, 'policy does not allow it beside what was issued at the same moment');
+      throw error;
+    }
     let material: Material;
     try {
-      material = await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
+      material = provider.selfContained
+        ? provider.sign(grant)
+        : await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
     } catch (error) {
       options.emit('provider.failed', { provider: lease.provider, tool: lease.tool, operation: 'issue', error });
       await abandon(grant, 'the provider did not make the credential');
@@ -359,7 +453,8 @@ export function createIssuer(options: IssuerOptions): Issuer {
       lease.workload !== caller.workload ||
       lease.tool !== access.tool ||
       lease.tier !== access.tier ||
-      lease.renewedFrom !== line.renewedFrom?.leaseId
+      lease.renewedFrom !== line.renewedFrom?.leaseId ||
+      argumentsOf(lease).digest !== line.arguments.digest
     ) {
       throw new BrokerError('REQUEST_ID_REUSED', 'this request_id was used for another credential: send a new one');
     }
@@ -383,16 +478,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const material = provider.selfContained
       ? provider.sign(grant)
       : await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
-    if (!provider.selfContained) await stillActive(lease, provider);
     return { lease, material, renewAfter: renewAfter(lease) };
-  }
-
-  /** A settlement that ran beside a re-issue may have dropped what the re-issue then made again. */
-  async function stillActive(lease: Lease, provider: TargetProvider): Promise<void> {
-    const current = await leases.get(lease.tenant, lease.leaseId);
-    if (current?.state === 'active') return;
-    await provider.revoke(lease.handle, AbortSignal.timeout(provider.issueTimeout));
-    throw leaseEnded(lease);
   }
 
   async function refuse(
@@ -438,20 +524,6 @@ function refusalEvents(
     auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line)),
     auditEvent(task, 'lease.denied', caller.workload, now, { tool, tier, reason: decision.reason }),
   ];
-}
-
-/** Two thirds into its life: late enough to be useful, with a third left for retries. */
-export function renewAfter(lease: Pick<Lease, 'issuedAt' | 'expiresAt'>): Instant {
-  return lease.issuedAt + Math.floor(((lease.expiresAt - lease.issuedAt) * 2) / 3);
-}
-
-function renewalContext(lease: Lease, task: Task, now: Instant): RenewalContext {
-  return {
-    count: lease.renewalCount,
-    age: now - lease.lineStartedAt,
-    sinceIssue: now - lease.issuedAt,
-    heartbeat: task.heartbeatDue !== undefined && task.heartbeatDue > now,
-  };
 }
 
 function renewable(lease: Lease, now: Instant): boolean {
@@ -502,6 +574,9 @@ function decisionDetail(
     reason: decision.reason,
     policy_revision: revision.digest,
     ...(decision.life === undefined ? {} : { ttl_ms: decision.life }),
+    ...(line.arguments.digest === noArguments.digest
+      ? {}
+      : { arguments: line.arguments.values, arguments_digest: line.arguments.digest }),
     ...(decision.on === undefined ? {} : { approval: decision.on.approvalId }),
     ...(line.justification === '' ? {} : { justification: line.justification }),
     ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),

@@ -1,3 +1,4 @@
+import type { ArgumentLimits, DeclaredArguments } from './arguments.ts';
 import type { Instant, Millis } from './time.ts';
 
 export const tiers = ['read', 'write', 'execute'] as const;
@@ -45,6 +46,16 @@ export type LeaseOutcome = 'revoked' | 'expired' | 'returned' | 'bounded' | 'irr
 /** Why a lease is being taken to an outcome. */
 export type SettleCause = 'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned' | 'policy';
 
+/** What a lease is bound to beside its life. */
+export interface LeaseTerms {
+  /** What its agent declared; the same for the whole line of renewals. */
+  arguments: DeclaredArguments;
+  /** Limits that policy narrowed, for arguments that were not declared. */
+  argumentLimits: ArgumentLimits;
+  /** Policy renews it no earlier than this. */
+  renewNotBefore: Instant | undefined;
+}
+
 /** One issued credential (design §2). Never holds secret material: `handle` is what finds it again at its target. */
 export interface Lease {
   tenant: string;
@@ -71,6 +82,8 @@ export interface Lease {
   lineStartedAt: Instant;
   policyRevision: string;
   policyRule: string;
+  /** Undefined when its agent declared nothing and policy bound it to nothing. */
+  terms?: LeaseTerms | undefined;
   settleCause: SettleCause | undefined;
   settleAttempts: number;
   settleError: string | undefined;

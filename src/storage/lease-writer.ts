@@ -3,7 +3,7 @@ import type { AuditEvent } from '../domain/audit.ts';
 import type { LeaseWrite, LeaseWriter } from '../domain/store.ts';
 import { GroupCommit } from './group-commit.ts';
 import { guarded } from './pool.ts';
-import { auditColumns, auditInsert, auditSelect, auditUnnest } from './rows.ts';
+import { auditColumns, auditInsert, auditSelect, auditUnnest, termsColumn } from './rows.ts';
 import { isDatabaseRefusal, WriterConnection } from './writer-connection.ts';
 
 /** A lease that was made by a clock further ahead than this of the database's would outlive its ceiling: it is not written. */
@@ -94,11 +94,11 @@ WITH input AS MATERIALIZED (
   SELECT * FROM unnest(
     $1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
     $10::text[], $11::text[], $12::text[], $13::text[], $14::float8[], $15::float8[], $16::float8[], $17::text[],
-    $18::int4[], $19::float8[], $20::text[], $21::text[], $22::float8[], $23::text[], $24::text[]
+    $18::int4[], $19::float8[], $20::text[], $21::text[], $22::float8[], $23::text[], $24::text[], $25::text[]
   ) AS i(tenant, task_id, epoch, lease_id, request_id, agent, workload, tool, tier,
     provider, handle, state, revocation_kind, issued_at, expires_at, settle_at, renewed_from,
     renewal_count, line_started_at, policy_revision, policy_rule, supersede_at,
-    approval_id, arguments_digest)
+    approval_id, arguments_digest, terms)
   WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead}
 ), ${gate}, ${approvalGate}, superseded AS (
   UPDATE leases p
@@ -112,15 +112,17 @@ WITH input AS MATERIALIZED (
   RETURNING i.lease_id
 ), written AS (
   INSERT INTO leases (tenant, task_id, lease_id, request_id, agent, workload, tool, tier, provider, handle, state,
-    revocation_kind, issued_at, expires_at, settle_at, renewed_from, renewal_count, line_started_at, policy_revision, policy_rule)
+    revocation_kind, issued_at, expires_at, settle_at, renewed_from, renewal_count, line_started_at, policy_revision, policy_rule,
+    terms)
   SELECT i.tenant, i.task_id, i.lease_id, i.request_id, i.agent, i.workload, i.tool, i.tier, i.provider, i.handle, i.state,
     i.revocation_kind, to_timestamp(i.issued_at / 1000), to_timestamp(i.expires_at / 1000), to_timestamp(i.settle_at / 1000),
-    i.renewed_from, i.renewal_count, to_timestamp(i.line_started_at / 1000), i.policy_revision, i.policy_rule
+    i.renewed_from, i.renewal_count, to_timestamp(i.line_started_at / 1000), i.policy_revision, i.policy_rule,
+    i.terms::jsonb
   FROM passed i
   WHERE ${renews} AND ${isApproved}
   ON CONFLICT (tenant, task_id, request_id) DO NOTHING
   RETURNING lease_id
-), ${approvalUse}, ${logged(25)}
+), ${approvalUse}, ${logged(26)}
 SELECT lease_id FROM written`;
 
 const activateLeases = `
@@ -213,6 +215,7 @@ function insertValues(writes: readonly LeaseWrite[]): unknown[] {
     column((w) => w.supersedeAt ?? null),
     column((w) => w.approval?.approvalId ?? null),
     column((w) => w.approval?.argumentsDigest ?? null),
+    column((w) => termsColumn(w.lease.terms)),
     ...auditColumns(writes.flatMap((w) => w.events)),
   ];
 }

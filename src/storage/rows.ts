@@ -1,5 +1,5 @@
 import type { RecordedAuditEvent, AuditEvent } from '../domain/audit.ts';
-import type { Lease, Task } from '../domain/model.ts';
+import type { Lease, LeaseTerms, Task } from '../domain/model.ts';
 import type { Instant } from '../domain/time.ts';
 
 type Row = Record<string, unknown>;
@@ -57,10 +57,34 @@ export function leaseFromRow(row: Row): Lease {
     lineStartedAt: instant(row.line_started_at),
     policyRevision: row.policy_revision as string,
     policyRule: row.policy_rule as string,
+    terms: termsFromRow(row.terms),
     settleCause: optional(row.settle_cause),
     settleAttempts: row.settle_attempts as number,
     settleError: optional(row.settle_error),
   };
+}
+
+interface StoredTerms {
+  arguments: LeaseTerms['arguments'];
+  limits: LeaseTerms['argumentLimits'];
+  renew_not_before: number | null;
+}
+
+function termsFromRow(value: unknown): LeaseTerms | undefined {
+  if (value === null || value === undefined) return undefined;
+  const stored = value as StoredTerms;
+  const renewNotBefore = stored.renew_not_before ?? undefined;
+  return { arguments: stored.arguments, argumentLimits: stored.limits, renewNotBefore };
+}
+
+export function termsColumn(terms: LeaseTerms | undefined): string | null {
+  if (terms === undefined) return null;
+  const stored: StoredTerms = {
+    arguments: terms.arguments,
+    limits: terms.argumentLimits,
+    renew_not_before: terms.renewNotBefore ?? null,
+  };
+  return JSON.stringify(stored);
 }
 
 export function auditFromRow(row: Row): RecordedAuditEvent {

@@ -1,5 +1,6 @@
 import { createApprovalStore } from './approval-store.ts';
 import { createAuditStore } from './audit-store.ts';
+import { createFactsStore } from './facts-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
 import { checkSchema } from './migrate.ts';
@@ -29,6 +30,7 @@ export async function openStorage(options: DatabaseOptions) {
       tasks: createTaskStore(pool),
       leases: createLeaseStore(pool),
       writer,
+      facts: createFactsStore(pool),
       settlement: createSettlementStore(pool),
       audit: createAuditStore(pool),
       revocations: createRevocationStore(pool),

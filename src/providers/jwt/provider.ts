@@ -1,4 +1,6 @@
+import type { ArgumentLimits, Arguments } from '../../domain/arguments.ts';
 import { BrokerError } from '../../domain/errors.ts';
+import type { Lease } from '../../domain/model.ts';
 import type { Grant, Material, SelfContainedProvider } from '../../domain/provider.ts';
 import type { Clock } from '../../domain/time.ts';
 import type { KeyRing } from '../../keys/signing-keys.ts';
@@ -29,11 +31,21 @@ export interface AccessTokenClaims {
   /** Registered agent. */
   client_id: string;
   scope: string;
-  authorization_details: { type: 'leasehold_tool'; tool: string; tier: string; actions: readonly string[] }[];
+  authorization_details: AuthorizationDetail[];
   task_id: string;
   root_task_id: string;
   epoch: number;
   status: { status_list: StatusReference };
+}
+
+/** RFC 9396 §2. What the agent declared holds as it stands; limits are for arguments that it did not declare. */
+export interface AuthorizationDetail {
+  type: 'leasehold_tool';
+  tool: string;
+  tier: string;
+  actions: readonly string[];
+  arguments?: Arguments;
+  argument_limits?: ArgumentLimits;
 }
 
 /** Longest token, in bytes: it has to fit into headers that proxies cut at a few kilobytes. */
@@ -84,11 +96,23 @@ function claimsOf(
     jti: lease.leaseId,
     client_id: lease.agent,
     scope: `${lease.tool}:${lease.tier}`,
-    authorization_details: [{ type: 'leasehold_tool', tool: lease.tool, tier: lease.tier, actions: tier.actions }],
+    authorization_details: [detailOf(lease, tier.actions)],
     task_id: task.taskId,
     root_task_id: task.rootTaskId,
     epoch: task.epoch,
     status: { status_list: statusListUri(task.statusIndex) },
+  };
+}
+
+function detailOf({ tool, tier, terms }: Lease, actions: readonly string[]): AuthorizationDetail {
+  const detail: AuthorizationDetail = { type: 'leasehold_tool', tool, tier, actions };
+  if (terms === undefined) return detail;
+  const { values } = terms.arguments;
+  const open = Object.entries(terms.argumentLimits).filter(([name]) => !Object.hasOwn(values, name));
+  return {
+    ...detail,
+    ...(Object.keys(values).length === 0 ? {} : { arguments: values }),
+    ...(open.length === 0 ? {} : { argument_limits: Object.fromEntries(open) }),
   };
 }
 

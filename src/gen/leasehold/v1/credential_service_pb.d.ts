@@ -3,7 +3,7 @@
 /* eslint-disable */
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import type { Message } from "@bufbuild/protobuf";
+import type { JsonObject, Message } from "@bufbuild/protobuf";
 import type { Lease, Tier } from "./common_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 
@@ -192,6 +192,14 @@ export declare type IssueCredentialRequest = Message<"leasehold.v1.IssueCredenti
    * @generated from field: string approval = 7;
    */
   approval: string;
+
+  /**
+   * What this use is about, by the arguments that the tool's tier declares: texts, numbers, true or false. At most 32, and
+   * 4 KiB as JSON. Recorded, decided on, and part of the credential; a renewal keeps them.
+   *
+   * @generated from field: google.protobuf.Struct arguments = 6;
+   */
+  arguments?: JsonObject | undefined;
 };
 
 /**
@@ -362,6 +370,14 @@ export declare type StreamCredentialRequest = Message<"leasehold.v1.StreamCreden
    * @generated from field: string approval = 7;
    */
   approval: string;
+
+  /**
+   * What this use is about, by the arguments that the tool's tier declares: texts, numbers, true or false. At most 32, and
+   * 4 KiB as JSON. Recorded, decided on, and part of the credential; a renewal keeps them.
+   *
+   * @generated from field: google.protobuf.Struct arguments = 6;
+   */
+  arguments?: JsonObject | undefined;
 };
 
 /**

@@ -1,0 +1,92 @@
+import type pg from 'pg';
+import { rateKey } from '../domain/facts.ts';
+import type { DecisionFacts, Facts, HeldAccess, RateNeed, Uncounted } from '../domain/facts.ts';
+import type { ToolAccess } from '../domain/model.ts';
+import type { Instant } from '../domain/time.ts';
+import { guarded } from './pool.ts';
+
+type FactTask = Parameters<DecisionFacts['load']>[0];
+
+/** Nobody received an abandoned lease: it counts for nothing. A line is one tool and tier of one task from one moment. */
+const counted = `l.settle_cause IS DISTINCT FROM 'abandoned' AND l.lease_id IS DISTINCT FROM $3
+        AND NOT COALESCE(l.line_started_at = $4 AND l.task_id = $5 AND l.tool = $6 AND l.tier = $7, false)`;
+/** A count beyond this is as good as any larger one, and is found without reading them all. */
+const maxCount = 1_000_000;
+
+export function createFactsStore(pool: pg.Pool): DecisionFacts {
+  return {
+    load: (task, access, needs, now, except) =>
+      guarded(async () => {
+        const [held, lineage, ...counts] = await Promise.all([
+          needs.held ? heldBy(pool, task, access, except) : [],
+          needs.lineage && task.parentTaskId !== undefined ? lineageOf(pool, task) : undefined,
+          ...needs.rates.map((need) => countOf(pool, task, access, need, now, except)),
+        ]);
+        const rates = new Map(needs.rates.map((need, index) => [rateKey(need), counts[index]!]));
+        return { held, lineage, rates } satisfies Facts;
+      }),
+  };
+}
+
+function uncounted(task: FactTask, access: ToolAccess, except: Uncounted | undefined): unknown[] {
+  const leaseId = except !== undefined && 'leaseId' in except ? except.leaseId : null;
+  const line = except !== undefined && 'lineStartedAt' in except ? new Date(except.lineStartedAt) : null;
+  return [leaseId, line, task.taskId, access.tool, access.tier];
+}
+
+async function heldBy(
+  pool: pg.Pool,
+  task: FactTask,
+  access: ToolAccess,
+  except: Uncounted | undefined,
+): Promise<HeldAccess[]> {
+  const { rows } = await pool.query<HeldAccess>({
+    name: 'facts-held',
+    text: `SELECT l.tool, l.tier, (count(*) FILTER (WHERE l.renewed_from IS NULL))::int AS count
+      FROM tasks t JOIN leases l ON l.tenant = t.tenant AND l.task_id = t.task_id
+      WHERE t.tenant = $1 AND t.root_task_id = $2 AND ${counted}
+      GROUP BY l.tool, l.tier ORDER BY l.tool, l.tier`,
+    values: [task.tenant, task.rootTaskId, ...uncounted(task, access, except)],
+  });
+  return rows;
+}
+
+async function lineageOf(pool: pg.Pool, task: FactTask): Promise<Facts['lineage']> {
+  const { rows } = await pool.query<{ depth: number; orchestrator: string }>({
+    name: 'facts-lineage',
+    // Bounded, so that a row that somebody tampered with cannot make it go round for ever.
+    text: `WITH RECURSIVE up AS (
+        SELECT parent_task_id, opener, 0 AS depth FROM tasks WHERE tenant = $1 AND task_id = $2
+        UNION ALL
+        SELECT t.parent_task_id, t.opener, up.depth + 1 FROM up JOIN tasks t ON t.tenant = $1 AND t.task_id = up.parent_task_id
+        WHERE up.depth < 100
+      )
+      SELECT depth, opener AS orchestrator FROM up WHERE parent_task_id IS NULL`,
+    values: [task.tenant, task.taskId],
+  });
+  return rows[0];
+}
+
+async function countOf(
+  pool: pg.Pool,
+  task: FactTask,
+  access: ToolAccess,
+  { scope, window, tool }: RateNeed,
+  now: Instant,
+  except: Uncounted | undefined,
+): Promise<number> {
+  const key = { task: task.rootTaskId, agent: task.agent, tool: access.tool }[scope];
+  const from =
+    scope === 'task'
+      ? `tasks t JOIN leases l ON l.tenant = t.tenant AND l.task_id = t.task_id WHERE t.tenant = $1 AND t.root_task_id = $2`
+      : `leases l WHERE l.tenant = $1 AND l.${scope} = $2`;
+  const { rows } = await pool.query<{ count: number }>({
+    name: `facts-rate-${scope}`,
+    text: `SELECT count(*)::int AS count FROM (
+        SELECT FROM ${from} AND ${counted} AND l.renewed_from IS NULL
+          AND l.issued_at > $8 AND ($9::text IS NULL OR l.tool = $9) LIMIT ${maxCount}
+      ) found`,
+    values: [task.tenant, key, ...uncounted(task, access, except), new Date(now - window), tool ?? null],
+  });
+  return rows[0]!.count;
+}
