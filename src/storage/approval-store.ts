@@ -124,7 +124,8 @@ async function request(
       continue;
     }
     // Told of one, people can decide all that are alike; each stays an approval of its own.
-    const group = made[0]?.groupId ?? (await groupOf(client, wanted, now)) ?? wanted.approvalId;
+    const alike = requests.length === 1 ? await groupOf(client, wanted, now) : undefined;
+    const group = made[0]?.groupId ?? alike ?? wanted.approvalId;
     await client.query(insertApproval, approvalValues({ ...wanted, groupId: group }));
     for (const vote of wanted.votes) await insertVote(client, wanted, vote);
     const approval = (await one(client, 'a.tenant = $1 AND a.approval_id = $2', [tenant, wanted.approvalId]))!;
@@ -173,13 +174,18 @@ async function clearEnded(client: Client, tenant: string, taskId: string, now: I
   );
 }
 
-/** The same use, asked of the same people for another task of the agent, that still waits. */
+/**
+ * The same use, asked for another task of the agent, that still waits. Only a group of nothing else is joined: one word for
+ * it must not be a word for what the approver did not look at.
+ */
 async function groupOf(client: Client, wanted: NewApproval, now: Instant): Promise<string | undefined> {
   if (wanted.kind !== 'request') return undefined;
   const { rows } = await client.query<{ group_id: string }>(
-    `SELECT group_id FROM approvals
+    `SELECT group_id FROM approvals a
      WHERE tenant = $1 AND agent = $2 AND requested_at > $3 AND kind = 'request' AND state = 'pending' AND decide_by > $4
        AND tool = $5 AND tier = $6 AND arguments_digest = $7 AND policy_revision = $8
+       AND NOT EXISTS (SELECT FROM approvals m WHERE m.tenant = a.tenant AND m.group_id = a.group_id
+         AND (m.tool, m.tier, m.arguments_digest) <> (a.tool, a.tier, a.arguments_digest))
      ORDER BY requested_at LIMIT 1`,
     [
       wanted.tenant,
