@@ -155,14 +155,15 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes });
     closers.push(() => postgres.close());
     const providers = new Map<string, Provider>([
-      [
-        'jwt',
-        createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) }),
-      ],
+      ['jwt', createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) })],
       ['postgres', postgres],
     ]);
 
-    const attestation = createAttestation({ attestors: attestors(config, monitor.later), clock: monitor.later, cacheSize: 50_000 });
+    const attestation = createAttestation({
+      attestors: attestors(config, monitor.later),
+      clock: monitor.later,
+      cacheSize: 50_000,
+    });
     closers.push(() => attestation.close());
     const callerOf = createCallerResolver(resolveRoles(config.access), policy);
 
@@ -336,7 +337,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         auditService(tasks, storage.audit),
-        policyService({ revisions, explanations, clock, newRequestId: randomUUID }),
+        policyService({
+          revisions,
+          explanations,
+          clock,
+          environment: config.environment,
+          newRequestId: randomUUID,
+        }),
         adminService({
           version,
           replicaId,
@@ -490,7 +497,10 @@ function jwksRoute(jwks: () => object): HttpRoute {
     path: '/.well-known/jwks.json',
     handler: () => ({
       status: 200,
-      headers: { 'content-type': 'application/jwk-set+json', 'cache-control': `public, max-age=${jwksCacheAge / 1_000}` },
+      headers: {
+        'content-type': 'application/jwk-set+json',
+        'cache-control': `public, max-age=${jwksCacheAge / 1_000}`,
+      },
       body: JSON.stringify(jwks()),
     }),
   };

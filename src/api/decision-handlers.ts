@@ -12,12 +12,14 @@ import { name, taskIdField } from './fields.ts';
 export interface DecisionOptions {
   explanations: Explanations;
   clock: Clock;
+  /** Of this broker's configuration: conditions look at it. */
+  environment: Readonly<Record<string, string>>;
 }
 
 type Handlers = Pick<ServiceHandlers<typeof PolicyService>, 'explainDecision' | 'streamDecisions'>;
 
 /** The part of PolicyService that is about decisions. */
-export function decisionHandlers({ explanations, clock }: DecisionOptions): Handlers {
+export function decisionHandlers({ explanations, clock, environment }: DecisionOptions): Handlers {
   return {
     explainDecision: async ({ subject }, { caller }) => {
       if (subject.case === 'decisionId') return explanationMessage(await explanations.recorded(caller, subject.value));
@@ -50,9 +52,11 @@ export function decisionHandlers({ explanations, clock }: DecisionOptions): Hand
         agent: request.agent === '' ? undefined : name('agent', request.agent),
         tool: request.tool === '' ? undefined : name('tool', request.tool),
       };
+      let first = true;
       for await (const part of explanations.stream(caller, bounds, signal)) {
         yield {
           total: BigInt(part.total),
+          environment: first ? { ...environment } : {},
           tasks: part.tasks.map((task) => ({ taskId: task.taskId, facts: JSON.stringify(taskFacts(task)) })),
           decisions: part.decisions.map((decision) => ({
             decisionId: decision.decisionId,
@@ -63,6 +67,7 @@ export function decisionHandlers({ explanations, clock }: DecisionOptions): Hand
             leaseId: decision.leaseId ?? '',
           })),
         };
+        first = false;
       }
     },
   };

@@ -30,6 +30,7 @@ export type ExitName = keyof typeof exitCodes;
 /** Reasons whose status code alone would say too little, or something else than what a script wants to know. */
 const byReason: Partial<Record<ErrorReason, ExitName>> = {
   POLICY_DENIED: 'refused',
+  POLICY_INVALID: 'configInvalid',
   TOO_LARGE: 'usage',
 };
 

@@ -11,6 +11,12 @@ import { dev } from './commands/dev.ts';
 import { help } from './commands/help.ts';
 import { leaseList } from './commands/lease-list.ts';
 import { migrate } from './commands/migrate.ts';
+import { policyApply } from './commands/policy-apply.ts';
+import { policyDiff } from './commands/policy-diff.ts';
+import { policyExplain } from './commands/policy-explain.ts';
+import { policyList } from './commands/policy-list.ts';
+import { policyReplay } from './commands/policy-replay.ts';
+import { policyRollback } from './commands/policy-rollback.ts';
 import { serve } from './commands/serve.ts';
 import { status } from './commands/status.ts';
 import { taskClose } from './commands/task-close.ts';
@@ -49,6 +55,10 @@ export function buildProgram(): Command {
   toolList(group(program, 'tool', 'List tools'));
   auditList(group(program, 'audit', 'Read the audit trail'));
   status(program);
+
+  program.commandsGroup('Govern:');
+  const policy = group(program, 'policy', 'Apply, compare, explain and replay policy');
+  for (const add of [policyApply, policyDiff, policyExplain, policyReplay, policyList, policyRollback]) add(policy);
 
   program.commandsGroup('Run:');
   serve(program);

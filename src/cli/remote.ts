@@ -9,5 +9,6 @@ export * from '../gen/leasehold/v1/task_service_pb.js';
 export * from '../gen/leasehold/v1/credential_service_pb.js';
 export * from '../gen/leasehold/v1/admin_service_pb.js';
 export * from '../gen/leasehold/v1/audit_service_pb.js';
+export * from '../gen/leasehold/v1/policy_service_pb.js';
 export { durationFromMs, durationMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
 export { create } from '@bufbuild/protobuf';

@@ -1087,11 +1087,18 @@ export declare type StreamDecisionsResponse = Message<"leasehold.v1.StreamDecisi
   decisions: RecordedDecision[];
 
   /**
-   * Decisions in the whole period, estimated; in the first message.
+   * Decisions in the whole period, counted up to 1,000,000; in the first message.
    *
    * @generated from field: int64 total = 3;
    */
   total: bigint;
+
+  /**
+   * Facts about the installation (`environment` in the broker's configuration), which conditions see; in the first message.
+   *
+   * @generated from field: map<string, string> environment = 4;
+   */
+  environment: { [key: string]: string };
 };
 
 /**
