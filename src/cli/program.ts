@@ -1,4 +1,10 @@
 import { Command } from 'commander';
+import { approvalBreakGlass } from './commands/approval-break-glass.ts';
+import { approvalApprove, approvalDeny } from './commands/approval-decide.ts';
+import { approvalGet } from './commands/approval-get.ts';
+import { approvalList } from './commands/approval-list.ts';
+import { approvalRequest } from './commands/approval-request.ts';
+import { approvalWatch } from './commands/approval-watch.ts';
 import { auditList } from './commands/audit-list.ts';
 import { completion } from './commands/completion.ts';
 import { configCheck } from './commands/config-check.ts';
@@ -49,6 +55,19 @@ export function buildProgram(): Command {
   for (const add of [taskOpen, taskGet, taskList, taskWatch, taskExtend, taskHeartbeat, taskClose]) add(task);
   const credential = group(program, 'credential', 'Get, renew and return credentials');
   for (const add of [credentialIssue, credentialRenew, credentialReturn, credentialStream]) add(credential);
+
+  const approval = group(program, 'approval', 'Decide what needs people, and ask for it');
+  for (const add of [
+    approvalList,
+    approvalGet,
+    approvalApprove,
+    approvalDeny,
+    approvalWatch,
+    approvalRequest,
+    approvalBreakGlass,
+  ]) {
+    add(approval);
+  }
 
   program.commandsGroup('Look:');
   leaseList(group(program, 'lease', 'List leases'));

@@ -68,10 +68,12 @@ export function count(most: number): (text: string) => number {
   };
 }
 
-export function identifier(prefix: 'tsk' | 'lse'): (text: string) => string {
+const identified = { tsk: 'A task', lse: 'A lease', apr: 'An approval' } as const;
+
+export function identifier(prefix: keyof typeof identified): (text: string) => string {
   return (text) => {
     if (!new RegExp(`^${prefix}_[0-9a-f]{32}$`).test(text)) {
-      const what = prefix === 'tsk' ? 'A task' : 'A lease';
+      const what = identified[prefix];
       throw new InvalidArgumentError(`${what} identifier looks like ${prefix}_0198f1c2…, with 32 hexadecimal digits.`);
     }
     return text;

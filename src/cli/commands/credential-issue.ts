@@ -7,6 +7,7 @@ import { identifier, toolAndTier, type ToolAndTier } from '../values.ts';
 interface Options extends RemoteOptions, MaterialOptions {
   tool: ToolAndTier;
   justification?: string;
+  approval?: string;
   requestId?: string;
 }
 
@@ -35,7 +36,8 @@ export function credentialIssue(parent: Command): void {
   command
     .argument('<task>', 'task identifier', identifier('tsk'))
     .requiredOption('--tool <tool:tier>', 'tool and tier', toolAndTier)
-    .option('--justification <text>', 'what this use is for; recorded, never decides');
+    .option('--justification <text>', 'what this use is for; recorded, never decides')
+    .option('--approval <approval>', 'the approval to use; without it one that fits is found', identifier('apr'));
   withRequestId(withMaterial(command)).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const { checkOutput, deliver } = await import('../delivery.ts');
@@ -47,6 +49,7 @@ export function credentialIssue(parent: Command): void {
       tool: options.tool.tool,
       tier: remote.tierValue[options.tool.tier],
       justification: options.justification ?? '',
+      approval: options.approval ?? '',
     });
     await deliver(remote.required(answer.credential), options, requestId);
   });

@@ -1,0 +1,92 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { runCli, startCli } from '../cli/run-cli.ts';
+import { askFor, look, openTask, people, refund, serve, type Served } from './support.ts';
+
+let served: Served;
+let dir: string;
+beforeAll(async () => {
+  served = await serve('approvecli');
+  dir = await mkdtemp(path.join(tmpdir(), 'leasehold-approve-'));
+});
+afterAll(async () => {
+  await served.stop();
+  await rm(dir, { recursive: true, force: true });
+});
+
+/** The program as one of the people would run it. */
+async function environment(workload: string): Promise<Record<string, string>> {
+  const file = path.join(dir, workload.replace('/', '-'));
+  await writeFile(file, await served.estate.mint(workload), { mode: 0o600 });
+  return { LEASEHOLD_SERVER: served.estate.httpUrl, LEASEHOLD_TOKEN_FILE: file };
+}
+
+const cli = async (workload: string, ...args: string[]) =>
+  await runCli(['approval', ...args], await environment(workload));
+
+test('a person lists what waits, looks, approves, and the agent that waits gets its credential', async () => {
+  const taskId = await openTask(served);
+  const { name } = await askFor(served, { taskId, ...look, justification: 'the month end' });
+  const waiting = startCli(['approval', 'watch', name], await environment('agent/analyst'));
+  await expect.poll(() => waiting.printed(), { timeout: 20_000 }).toContain('pending');
+
+  const listed = await cli(people.owner, 'list', '--state', 'pending', '--task', taskId);
+  expect(listed).toMatchObject({ code: 0, stderr: '' });
+  expect(listed.stdout).toContain(name);
+  const shown = await cli(people.owner, 'get', name);
+  expect(shown.stdout).toMatch(/use +vault-door:read/);
+  expect(shown.stdout).toContain('the month end');
+  expect(shown.stdout).toContain('0 of 1 from door-owners');
+  const approved = await cli(people.owner, 'approve', name, '--comment', 'fine', '--json');
+  expect(approved.code).toBe(0);
+  expect(JSON.parse(approved.stdout)).toMatchObject({
+    approval: { approvalId: name, state: 'APPROVAL_STATE_APPROVED', votes: [{ comment: 'fine' }] },
+  });
+
+  const watched = await waiting.done;
+  expect(watched).toMatchObject({ code: 0, stderr: '' });
+  expect(watched.stdout).toContain('approved  1/1 approvers');
+  const issued = await runCli(
+    ['credential', 'issue', taskId, '--tool', 'vault-door:read', '--approval', name, '--json'],
+    await environment('agent/analyst'),
+  );
+  expect(issued.code).toBe(0);
+});
+
+test('a refusal of people is exit code 6, and so is deciding what one may not', async () => {
+  const taskId = await openTask(served);
+  const { name } = await askFor(served, { taskId, ...refund });
+  const denied = await cli(people.clerk, 'deny', name, '--comment', 'not today');
+  expect(denied.stdout).toMatch(/state +denied/);
+  const watched = await cli('agent/analyst', 'watch', name);
+  expect(watched.code).toBe(6);
+  expect(watched.stderr).toContain('the approval is denied');
+  expect((await cli(people.clerk, 'approve', name)).code).toBe(6);
+  expect((await cli(people.guard, 'approve', name)).code).toBe(5);
+});
+
+test('an orchestrator asks for all at once; two people break glass', async () => {
+  const taskId = await openTask(served);
+  const asked = await cli('orchestrator', 'request', taskId, '--tool', 'vault-door:write', '--tool', 'shop:execute');
+  expect(asked.code).toBe(0);
+  expect(asked.stdout).toMatch(/vault-door +write +needs_approval +apr_/);
+  expect(asked.stdout).toMatch(/shop +execute +deny +- /);
+
+  const broken = await cli(
+    people.guard,
+    'break-glass',
+    taskId,
+    '--tool',
+    'shop:execute',
+    '--reason',
+    'payments are down',
+  );
+  expect(broken.code).toBe(0);
+  expect(broken.stdout).toContain('BREAK-GLASS');
+  const name = /leasehold approval approve (apr_[0-9a-f]{32})/.exec(broken.stdout)![1]!;
+  expect((await cli(people.captain, 'approve', name)).stdout).toMatch(/state +approved/);
+  const short = await cli(people.guard, 'break-glass', taskId, '--tool', 'shop:execute', '--reason', 'why not');
+  expect(short.code).toBe(2);
+});
