@@ -17,6 +17,8 @@ import { dev } from './commands/dev.ts';
 import { help } from './commands/help.ts';
 import { leaseList } from './commands/lease-list.ts';
 import { migrate } from './commands/migrate.ts';
+import { policyCheck } from './commands/policy-check.ts';
+import { policyTest } from './commands/policy-test.ts';
 import { policyApply } from './commands/policy-apply.ts';
 import { policyDiff } from './commands/policy-diff.ts';
 import { policyExplain } from './commands/policy-explain.ts';
@@ -76,8 +78,18 @@ export function buildProgram(): Command {
   status(program);
 
   program.commandsGroup('Govern:');
-  const policy = group(program, 'policy', 'Apply, compare, explain and replay policy');
-  for (const add of [policyApply, policyDiff, policyExplain, policyReplay, policyList, policyRollback]) add(policy);
+  const policy = group(program, 'policy', 'Check, test, apply, compare, explain and replay policy');
+  for (const add of [
+    policyCheck,
+    policyTest,
+    policyApply,
+    policyDiff,
+    policyExplain,
+    policyReplay,
+    policyList,
+    policyRollback,
+  ])
+    add(policy);
 
   program.commandsGroup('Run:');
   serve(program);

@@ -13,7 +13,7 @@ import { createInTurn } from './in-turn.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
-import type { Grant, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
+import type { Grant, Material, Provider, SelfContainedProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';

@@ -20,15 +20,9 @@ import type {
   RuleSpec,
   ToolDocument,
 } from './documents.ts';
+import type { KnownNames } from './known-names.ts';
 
-export interface KnownNames {
-  /** Targets of the configuration; without it any target name will do. */
-  knownTargets?: ReadonlySet<string>;
-  /** Trust domains that callers can be of (undefined: workloads without a scheme); without it any will do. */
-  knownTrustDomains?: ReadonlySet<string | undefined>;
-  /** The configuration's `environment`; without it any name will do in a condition, and none has a value. */
-  environment?: Readonly<Record<string, string>>;
-}
+export type { KnownNames } from './known-names.ts';
 
 export interface Checked {
   issues: Issue[];

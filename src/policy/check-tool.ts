@@ -6,7 +6,7 @@ import type { OptionIssue } from '../providers/options.ts';
 import { validateTierOptions } from '../providers/postgres/options.ts';
 import { bounds, inheritTtl } from './defaults.ts';
 import type { DefaultsDocument, TierSpec, ToolDocument } from './documents.ts';
-import type { KnownNames } from './check-documents.ts';
+import type { KnownNames } from './known-names.ts';
 import { regexpFault } from './regexp-check.ts';
 
 export type Report = (source: SourceDocument, path: FieldPath, message: string, hint?: string) => void;

@@ -58,7 +58,7 @@ export function compilePolicy(documents: readonly unknown[], known: KnownNames =
 export function compileSources(
   sources: readonly SourceDocument[],
   known: KnownNames,
-): { revision: PolicyRevision; tests: SourceDocument[] } | { issues: Issue[] } {
+): { revision: PolicyRevision; sources: SourceDocument[]; tests: SourceDocument[] } | { issues: Issue[] } {
   const shape: Issue[] = [];
   const sound: SourceDocument[] = [];
   const maimed: SourceDocument[] = [];
@@ -75,7 +75,7 @@ export function compileSources(
   const issues = [...shape, ...checked.issues];
   if (issues.length > 0) return { issues };
   const documents = sound.map((source) => structuredClone(source.value) as AnyDocument);
-  return { revision: build(documents, sound, checked, known), tests };
+  return { revision: build(documents, sound, checked, known), sources: sound, tests };
 }
 
 function checkShape(source: SourceDocument): Issue[] {

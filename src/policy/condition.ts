@@ -215,3 +215,15 @@ function explain(
 function lowerFirst(text: string): string {
   return text.charAt(0).toLowerCase() + text.slice(1);
 }
+
+const constants = new Environment({ limits });
+
+/** What an expression without any variable always comes to; undefined for all others. */
+export function constantOf(source: string): boolean | undefined {
+  try {
+    const result: unknown = constants.evaluate(source);
+    return typeof result === 'boolean' ? result : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -3,11 +3,19 @@ import type { Issue } from '../config/issue.ts';
 import { parseYaml } from '../config/yaml-document.ts';
 import type { SourceDocument } from '../config/yaml-document.ts';
 import type { PolicyRevision } from '../domain/policy.ts';
-import type { KnownNames } from './check-documents.ts';
+import type { KnownNames } from './known-names.ts';
 import { compileSources } from './compile.ts';
 import { fingerprint, listPolicyFiles, readPolicyFile } from './read-directory.ts';
 
-export type LoadResult = { ok: true; revision: PolicyRevision } | { ok: false; issues: readonly Issue[] };
+export type LoadResult =
+  | {
+      ok: true;
+      revision: PolicyRevision;
+      /** What the revision was made of, and the PolicyTest documents beside it. */
+      sources: readonly SourceDocument[];
+      tests: readonly SourceDocument[];
+    }
+  | { ok: false; issues: readonly Issue[] };
 
 /** Reads, checks and compiles a policy directory; all mistakes of all files at once. */
 export async function loadPolicyDirectory(directory: string, known: KnownNames = {}): Promise<LoadResult> {
@@ -59,8 +67,10 @@ function conclude(sources: readonly SourceDocument[], issues: readonly Issue[], 
   // A file that does not parse hides documents that others name; only its own mistake is worth telling then.
   const hidden = issues.length > 0;
   const compiled = compileSources(sources, known);
-  if ('revision' in compiled && !hidden) return { ok: true, revision: compiled.revision };
+  if ('revision' in compiled && !hidden) return { ok: true, ...compiled };
   const found = 'issues' in compiled ? compiled.issues : [];
-  const told = hidden ? found.filter((issue) => !/^there is no (agent|tool) /.test(issue.message)) : found;
+  const told = hidden
+    ? found.filter((issue) => !/(^|: )there is no (agent|tool|list|condition) /.test(issue.message))
+    : found;
   return { ok: false, issues: sortIssues([...issues, ...told]) };
 }
