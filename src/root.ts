@@ -222,6 +222,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       newId,
       policy,
       store: storage.reevaluation,
+      facts: storage.facts,
       tenant,
       kickSettler: () => settling.kick(),
       emit,
@@ -246,7 +247,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       policy,
       revisions,
       decisions: storage.decisions,
-      facts: undefined,
+      facts: storage.facts,
       compiled: compiledRevisions(storage.policies, policyNames(config)),
     });
     worker('forget', 60_000, async () => {

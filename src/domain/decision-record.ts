@@ -1,3 +1,4 @@
+import type { Arguments } from './arguments.ts';
 import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
 import type { Facts } from './facts.ts';
 import type { Task, ToolAccess } from './model.ts';
@@ -12,11 +13,8 @@ export interface Asked {
   /** The task's deadline may be moved later. */
   deadline: Instant;
   renewal?: DecisionContext['renewal'];
-  arguments?: DecisionContext['arguments'];
   bound_to?: DecisionContext['boundTo'];
   facts?: { held: Facts['held']; lineage: Facts['lineage']; rates: [string, number][] };
-  /** It was not policy that refused: the task was over. */
-  ended?: true;
 }
 
 export function asked(task: Pick<Task, 'deadline'>, context: Omit<DecisionContext, 'workload' | 'now'>): Asked {
@@ -24,9 +22,6 @@ export function asked(task: Pick<Task, 'deadline'>, context: Omit<DecisionContex
   return {
     deadline: task.deadline,
     ...(renewal === undefined ? {} : { renewal }),
-    ...(context.arguments === undefined || Object.keys(context.arguments).length === 0
-      ? {}
-      : { arguments: context.arguments }),
     ...(boundTo === undefined ? {} : { bound_to: boundTo }),
     ...(facts === undefined ? {} : { facts: { held: facts.held, lineage: facts.lineage, rates: [...facts.rates] } }),
   };
@@ -43,7 +38,7 @@ export function taskFacts(task: Task): TaskFacts {
   return { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, openedAt };
 }
 
-/** The detail of a `decision.made` event. Earlier releases wrote no `decision_id` and no `asked`. */
+/** The detail of a `decision.made` event. Without `asked` it was not policy that decided, or an earlier release wrote it. */
 export interface DecisionDetail extends ToolAccess {
   decision_id: string;
   effect: BoundedDecision['effect'];
@@ -53,7 +48,10 @@ export interface DecisionDetail extends ToolAccess {
   ttl_ms?: Millis;
   /** It counted on this approval: policy itself had said that one is needed. */
   approval?: string;
+  /** What the request declared about this use. */
+  arguments?: Arguments;
   asked?: Asked;
+  /** Nobody asked: the broker judged an open lease under a new revision. */
   reevaluation?: true;
 }
 
@@ -66,9 +64,9 @@ export interface RecordedDecision {
   detail: DecisionDetail;
 }
 
-/** Whether policy can be asked again: not where the task was over, nor for records that do not say what was asked. */
+/** Whether the record says what policy was asked. */
 export function canBeAskedAgain({ detail }: RecordedDecision): boolean {
-  return detail.asked !== undefined && detail.asked.ended === undefined;
+  return detail.asked !== undefined;
 }
 
 /** Decides a record again, under any revision. Pure; the same revision gives what was recorded. */
@@ -78,16 +76,23 @@ export function decideAgain(
   considered?: (rule: ConsideredRule) => void,
 ): BoundedDecision {
   const { detail, task, at, workload } = record;
-  const { deadline, renewal, facts, bound_to: boundTo, arguments: args = {} } = detail.asked!;
+  const { deadline, renewal, facts, bound_to: boundTo } = detail.asked!;
   const context: DecisionContext = {
     workload,
     now: at,
     renewal,
-    arguments: args,
+    arguments: detail.arguments ?? {},
     boundTo,
     facts: facts === undefined ? undefined : { ...facts, rates: new Map(facts.rates) },
   };
   return decide(revision, asTask(task, deadline), { tool: detail.tool, tier: detail.tier }, context, considered);
+}
+
+/** What policy itself had said: what was allowed on an approval is what needed one, and break-glass sets a refusal aside. */
+export function policyEffect({ effect, approval, reason }: DecisionDetail): 'allow' | 'deny' | 'needs_approval' {
+  if (effect === 'too_late') return 'deny';
+  if (effect !== 'allow' || approval === undefined) return effect;
+  return reason.startsWith('break-glass ') ? 'deny' : 'needs_approval';
 }
 
 /** The rest of a task has no part in a decision. */

@@ -5,6 +5,7 @@ import {
   asked,
   canBeAskedAgain,
   decideAgain,
+  policyEffect,
   taskFacts,
   type RecordedDecision,
   type TaskFacts,
@@ -79,7 +80,7 @@ export interface ExplanationsOptions {
   revisions: Pick<Revisions, 'named'>;
   decisions: DecisionStore;
   /** What storage knows of a task that exists. */
-  facts: DecisionFacts | undefined;
+  facts: DecisionFacts;
   /** A revision that may not be running. */
   compiled: (digest: string) => Promise<PolicyRevision>;
 }
@@ -145,7 +146,7 @@ export function createExplanations(options: ExplanationsOptions) {
       const facts: TaskFacts = task === undefined ? imagined(request, at) : taskFacts(task);
       const needs = revision.needs(facts.agent, request.access, request.renewals !== undefined);
       const known =
-        needs === undefined || task === undefined || options.facts === undefined
+        needs === undefined || task === undefined
           ? undefined
           : await options.facts.load(task, request.access, needs, at);
       const record: RecordedDecision = {
@@ -167,7 +168,7 @@ export function createExplanations(options: ExplanationsOptions) {
               renewal:
                 request.renewals === undefined
                   ? undefined
-                  : { count: request.renewals, age: 0, sinceIssue: Infinity, heartbeat: true },
+                  : { count: request.renewals, age: 0, sinceIssue: Number.MAX_SAFE_INTEGER, heartbeat: true },
             },
           ),
         },
@@ -229,20 +230,21 @@ export function recordOf(raw: RawDecision, task: TaskFacts): RecordedDecision {
 function explain(revision: PolicyRevision, record: RecordedDecision) {
   const rules: ConsideredRule[] = [];
   const decision = decideAgain(revision, record, (rule) => rules.push(rule));
-  const { asked: what, tool, tier } = record.detail;
+  const { asked: what, tool, tier, arguments: declared } = record.detail;
+  const args = declared === undefined ? {} : { arguments: declared };
   const obligations = 'obligations' in decision ? decision.obligations : {};
   return {
     decision,
     full: {
       rules: rules.map((rule) => ({ ...rule, decided: rule.rule === decision.rule })),
-      input: { task: record.task, workload: record.workload, access: { tool, tier }, at: record.at, ...what },
+      input: { task: record.task, workload: record.workload, access: { tool, tier }, at: record.at, ...args, ...what },
       obligations,
     },
   };
 }
 
 function agrees({ detail }: RecordedDecision, again: BoundedDecision): boolean {
-  if (detail.approval !== undefined) return again.effect === 'needs_approval';
+  if (detail.approval !== undefined) return again.effect === policyEffect(detail);
   if (detail.effect !== again.effect || detail.rule !== again.rule) return false;
   return again.effect !== 'allow' || detail.ttl_ms === undefined || detail.ttl_ms === again.life;
 }

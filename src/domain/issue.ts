@@ -5,7 +5,8 @@ import type { ApprovalGate } from './approvals/gate.ts';
 import type { Approval } from './approvals/model.ts';
 import type { AuditEvent, AuditKind } from './audit.ts';
 import type { Caller } from './caller.ts';
-import { decide, type BoundedDecision } from './decision.ts';
+import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
+import { asked, type Asked } from './decision-record.ts';
 import { BrokerError } from './errors.ts';
 import type { DecisionFacts, FactNeeds, Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
@@ -179,14 +180,17 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const { renewedFrom } = line;
     // A line that goes on is no further credential.
     const ownLine = renewedFrom === undefined ? undefined : { lineStartedAt: renewedFrom.lineStartedAt };
-    const decideNow = async (except: Uncounted | undefined = ownLine) =>
-      decide(revision, task, access, {
+    const decideNow = async (except: Uncounted | undefined = ownLine) => {
+      const context: DecisionContext = {
         workload: caller.workload,
         now,
         renewal: renewedFrom === undefined ? undefined : renewalContext(renewedFrom, task, now),
         arguments: line.arguments.values,
         facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now, except),
-      });
+      };
+      const record: Recorded = { decisionId: options.newId('dec'), asked: asked(task, context) };
+      return { ...decide(revision, task, access, context), record };
+    };
     const decided = await decideNow();
     if (needs !== undefined && decided.effect === 'deny') {
       // A retry is no further use: what it counts may be its own first call.
@@ -250,7 +254,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     task: Task,
     access: ToolAccess,
     now: Instant,
-    decision: Exclude<BoundedDecision, { effect: 'allow' }>,
+    decision: Exclude<BoundedDecision, { effect: 'allow' }> & { record: Recorded },
     line: Line,
     revision: PolicyRevision,
   ): Promise<Issued | Allowed> {
@@ -276,10 +280,10 @@ export function createIssuer(options: IssuerOptions): Issuer {
     }
     const { approval } = passage;
     if ('granted' in passage) {
-      const { rule } = decision;
+      const { rule, record } = decision;
       const reason =
         approval.kind === 'break_glass' ? `break-glass ${approval.approvalId}` : `approval ${approval.approvalId}`;
-      return { effect: 'allow', rule, reason, ...passage.granted, on: approval };
+      return { effect: 'allow', rule, reason, ...passage.granted, on: approval, record };
     }
     const { error } = passage;
     if (passage.recorded) emitDenied(task, access, decision);
@@ -486,7 +490,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     task: Task,
     access: ToolAccess,
     now: Instant,
-    decision: { effect: string; rule: string; reason: string },
+    decision: { effect: string; rule: string; reason: string; record?: Recorded },
     line: Line,
     revision = policy.current(),
   ): Promise<void> {
@@ -508,14 +512,20 @@ export function createIssuer(options: IssuerOptions): Issuer {
 }
 
 /** An allow, and the approval that it rests on where there is one. */
-type Allowed = BoundedDecision & { effect: 'allow' } & { on?: Approval };
+type Allowed = BoundedDecision & { effect: 'allow' } & { on?: Approval; record: Recorded };
+
+/** By which a decision is found and made again. */
+interface Recorded {
+  decisionId: string;
+  asked: Asked;
+}
 
 function refusalEvents(
   caller: Caller,
   task: Task,
   access: ToolAccess,
   now: Instant,
-  decision: { effect: string; rule: string; reason: string },
+  decision: { effect: string; rule: string; reason: string; record?: Recorded },
   line: Line,
   revision: PolicyRevision,
 ): AuditEvent[] {
@@ -537,8 +547,14 @@ function leaseEnded(lease: Lease): BrokerError {
   );
 }
 
-function refusal(decision: Exclude<BoundedDecision, { effect: 'allow' }>, access: ToolAccess, line: Line): BrokerError {
-  const metadata = { tool: access.tool, tier: access.tier, rule: decision.rule };
+function refusal(
+  decision: Exclude<BoundedDecision, { effect: 'allow' }> & { record?: Recorded },
+  access: ToolAccess,
+  line: Line,
+): BrokerError {
+  const { rule, record } = decision;
+  const named = record === undefined ? {} : { decision: record.decisionId };
+  const metadata = { tool: access.tool, tier: access.tier, rule, ...named };
   const name = `${access.tool}:${access.tier}`;
   if (line.renewedFrom !== undefined) {
     return notRenewed({ message: decision.reason, metadata }, access, line.renewedFrom);
@@ -562,11 +578,13 @@ function notRenewed(
 
 function decisionDetail(
   access: ToolAccess,
-  decision: { effect: string; rule: string; reason: string; life?: Millis; on?: Approval },
+  decision: { effect: string; rule: string; reason: string; life?: Millis; on?: Approval; record?: Recorded },
   revision: PolicyRevision,
   line: Line,
 ): Record<string, unknown> {
+  const { record } = decision;
   return {
+    ...(record === undefined ? {} : { decision_id: record.decisionId }),
     tool: access.tool,
     tier: access.tier,
     effect: decision.effect,
@@ -580,6 +598,7 @@ function decisionDetail(
     ...(decision.on === undefined ? {} : { approval: decision.on.approvalId }),
     ...(line.justification === '' ? {} : { justification: line.justification }),
     ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),
+    ...(record === undefined ? {} : { asked: record.asked }),
   };
 }
 

@@ -1,7 +1,10 @@
 import type { AuditEvent } from './audit.ts';
-import { decide } from './decision.ts';
+import { decide, type DecisionContext } from './decision.ts';
+import { asked } from './decision-record.ts';
+import type { DecisionFacts } from './facts.ts';
 import { auditEvent } from './issue.ts';
 import type { NewId } from './ids.ts';
+import { argumentsOf } from './lease-terms.ts';
 import type { Lease, Task } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
 import type { Emit } from './telemetry.ts';
@@ -34,7 +37,7 @@ export interface ReevaluationStore {
     limit: number,
     passes: readonly Millis[],
     now: Instant,
-    judge: (open: readonly OpenLease[]) => readonly Ending[],
+    judge: (open: readonly OpenLease[]) => Promise<readonly Ending[]>,
   ): Promise<{ looked: number; ended: readonly Ending[]; more: boolean } | undefined>;
   /** Active leases of other revisions than this one, at most `limit`. */
   open(tenant: string, digest: string, limit: number): Promise<OpenLease[]>;
@@ -45,6 +48,7 @@ export interface ReevaluatorOptions {
   newId: NewId;
   policy: PolicySource;
   store: ReevaluationStore;
+  facts: DecisionFacts;
   tenant: string;
   kickSettler: () => void;
   emit: Emit;
@@ -68,7 +72,7 @@ export function createReevaluator(options: ReevaluatorOptions) {
       const revision = policy.current();
       const now = clock.now();
       const done = await store.step(tenant, revision.digest, batch, passes, now, (open) =>
-        open.flatMap((one) => ending(revision, one, now)),
+        endings(revision, open, now),
       );
       if (done === undefined) return false;
       for (const { lease } of done.ended) {
@@ -81,15 +85,38 @@ export function createReevaluator(options: ReevaluatorOptions) {
     preview: async (revision: PolicyRevision): Promise<{ decided: number; ended: number }> => {
       const open = await store.open(tenant, revision.digest, previewLimit);
       const now = clock.now();
-      return { decided: open.length, ended: open.flatMap((one) => ending(revision, one, now)).length };
+      return { decided: open.length, ended: (await endings(revision, open, now)).length };
     },
   };
 
+  async function endings(revision: PolicyRevision, open: readonly OpenLease[], now: Instant): Promise<Ending[]> {
+    const found: Ending[] = [];
+    for (const one of open) {
+      const end = await ending(revision, one, now);
+      if (end !== undefined) found.push(end);
+    }
+    return found;
+  }
+
   /** Decided as if it were asked for now: limits on renewals are for the renewal to meet. */
-  function ending(revision: PolicyRevision, { lease, task, approved }: OpenLease, now: Instant): Ending[] {
-    const decision = decide(revision, task, lease, { workload: lease.workload, now, renewal: undefined });
-    if (decision.effect === 'allow' || decision.effect === 'too_late') return [];
-    if (decision.effect === 'needs_approval' && approved) return [];
+  async function ending(
+    revision: PolicyRevision,
+    { lease, task, approved }: OpenLease,
+    now: Instant,
+  ): Promise<Ending | undefined> {
+    const needs = revision.needs(task.agent, lease, false);
+    const { lineStartedAt } = lease;
+    const { values } = argumentsOf(lease);
+    const context: DecisionContext = {
+      workload: lease.workload,
+      now,
+      renewal: undefined,
+      arguments: values,
+      facts: needs === undefined ? undefined : await options.facts.load(task, lease, needs, now, { lineStartedAt }),
+    };
+    const decision = decide(revision, task, lease, context);
+    if (decision.effect === 'allow' || decision.effect === 'too_late') return undefined;
+    if (decision.effect === 'needs_approval' && approved) return undefined;
     const detail = {
       decision_id: options.newId('dec'),
       tool: lease.tool,
@@ -99,7 +126,9 @@ export function createReevaluator(options: ReevaluatorOptions) {
       reason: decision.reason,
       policy_revision: revision.digest,
       reevaluation: true,
+      ...(Object.keys(values).length === 0 ? {} : { arguments: values }),
+      asked: asked(task, context),
     };
-    return [{ lease, event: auditEvent(task, 'decision.made', 'broker', now, detail, lease.leaseId) }];
+    return { lease, event: auditEvent(task, 'decision.made', 'broker', now, detail, lease.leaseId) };
   }
 }

@@ -1,4 +1,4 @@
-import { canBeAskedAgain, decideAgain, type RecordedDecision } from './decision-record.ts';
+import { canBeAskedAgain, decideAgain, policyEffect, type RecordedDecision } from './decision-record.ts';
 import type { PolicyRevision } from './policy.ts';
 import type { Millis } from './time.ts';
 
@@ -50,16 +50,19 @@ export function createReplay(candidate: PolicyRevision, samples: number) {
 
   return {
     add: (record: RecordedDecision): void => {
-      if (!canBeAskedAgain(record)) {
+      if (!canBeAskedAgain(record) || record.detail.reevaluation === true) {
         skipped++;
         return;
       }
       decided++;
       const { detail, task } = record;
-      const before = { effect: effectOf(detail), life: detail.ttl_ms };
+      const before = {
+        effect: policyEffect(detail),
+        life: detail.approval === undefined ? detail.ttl_ms : undefined,
+      };
       const decision = decideAgain(candidate, record);
       const after = {
-        effect: plain(decision.effect),
+        effect: decision.effect === 'too_late' ? ('deny' as const) : decision.effect,
         life: decision.effect === 'allow' ? decision.life : undefined,
       };
       const difference = differenceOf(before, after);
@@ -71,9 +74,17 @@ export function createReplay(candidate: PolicyRevision, samples: number) {
       const key = `${difference}\n${task.agent}\n${access}`;
       let group = groups.get(key);
       if (group === undefined) {
-        if (groups.size >= maxGroups) return;
-        group = { difference, agent: task.agent, access, count: 0, samples: [] };
-        groups.set(key, group);
+        // Beyond what anybody reads: counted together.
+        const rest = groups.size >= maxGroups;
+        const place = rest ? `${difference}\n*\n*` : key;
+        group = groups.get(place) ?? {
+          difference,
+          agent: rest ? '*' : task.agent,
+          access: rest ? '*' : access,
+          count: 0,
+          samples: [],
+        };
+        groups.set(place, group);
       }
       group.count++;
       if (group.samples.length >= samples) return;
@@ -105,15 +116,6 @@ export function createReplay(candidate: PolicyRevision, samples: number) {
 interface Answer {
   effect: 'allow' | 'deny' | 'needs_approval';
   life: Millis | undefined;
-}
-
-/** What was allowed on an approval is what policy had asked an approval for. */
-function effectOf(detail: RecordedDecision['detail']): Answer['effect'] {
-  return detail.effect === 'allow' && detail.approval !== undefined ? 'needs_approval' : plain(detail.effect);
-}
-
-function plain(effect: RecordedDecision['detail']['effect']): Answer['effect'] {
-  return effect === 'too_late' ? 'deny' : effect;
 }
 
 function differenceOf(before: Answer, after: Answer): Difference | undefined {

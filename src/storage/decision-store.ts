@@ -50,7 +50,7 @@ export function createDecisionStore(pool: pg.Pool): DecisionStore {
         const { rows } = await pool.query<{ count: number }>(
           `SELECT count(*)::int AS count FROM (
              SELECT FROM audit_events WHERE tenant = $1 AND kind = 'decision.made' AND ${id} > $2 AND ${id} < $3 LIMIT $4
-           ) some`,
+           ) decisions`,
           [bounds.tenant, idAt(bounds.since), idAt(bounds.until), maxCount],
         );
         return rows[0]!.count;

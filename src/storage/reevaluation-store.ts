@@ -39,7 +39,7 @@ async function step(
   limit: number,
   passes: readonly Millis[],
   now: Instant,
-  judge: (open: readonly OpenLease[]) => readonly Ending[],
+  judge: (open: readonly OpenLease[]) => Promise<readonly Ending[]>,
 ) {
   return await transaction(pool, async (client) => {
     const work = await claim(client, tenant, digest);
@@ -53,7 +53,7 @@ async function step(
        ORDER BY settle_at, lease_id LIMIT $5 FOR UPDATE SKIP LOCKED`,
       [tenant, digest, infinite(work.cursor_at), work.cursor_lease, limit],
     );
-    const ended = judge(await withTasks(client, tenant, rows as Row[]));
+    const ended = await judge(await withTasks(client, tenant, rows as Row[]));
     if (ended.length > 0) await end(client, tenant, ended, now);
     const last = rows.at(-1) as Row | undefined;
     const passDone = rows.length < limit;
