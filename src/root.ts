@@ -271,6 +271,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       policy,
       store: approvalStore,
       tasks: storage.tasks,
+      facts: storage.facts,
       groupsOf: groupsOf(config),
       limits,
       wake: storage.wake,

@@ -40,6 +40,26 @@ export function createApprovalStore(pool: pg.Pool, outbox: Outbox): ApprovalStor
 
     find: (key, now) => guarded(() => find(pool, key, now)),
 
+    lastUse: (lease) =>
+      guarded(async () => {
+        // Back along the line by primary keys, to the first lease that has one.
+        const { rows } = await pool.query<{ renewal_count: number; used_at: Date }>(
+          `WITH RECURSIVE line AS (
+            SELECT l.lease_id, l.renewed_from, l.renewal_count, u.used_at
+            FROM leases l LEFT JOIN approval_uses u ON u.tenant = l.tenant AND u.lease_id = l.lease_id
+            WHERE l.tenant = $1 AND l.lease_id = $2
+            UNION ALL
+            SELECT l.lease_id, l.renewed_from, l.renewal_count, u.used_at
+            FROM line p JOIN leases l ON l.tenant = $1 AND l.lease_id = p.renewed_from
+            LEFT JOIN approval_uses u ON u.tenant = l.tenant AND u.lease_id = l.lease_id
+            WHERE p.used_at IS NULL
+          )
+          SELECT renewal_count, used_at FROM line WHERE used_at IS NOT NULL`,
+          [lease.tenant, lease.leaseId],
+        );
+        return rows[0] && { renewalCount: rows[0].renewal_count, at: rows[0].used_at.getTime() };
+      }),
+
     request: async (requests, limits, record) => {
       if (requests.length === 0) return [];
       return await transaction(pool, (client) => request(client, outbox, requests, limits, record));

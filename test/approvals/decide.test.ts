@@ -192,6 +192,26 @@ describe('an approval counts for nothing', () => {
     }
   });
 
+  test('for other arguments than those that people saw', async () => {
+    const taskId = await openTask(served);
+    const seen = { amount: 40, customer: 'ann' };
+    const { name } = await askFor(served, { taskId, ...refund, arguments: seen });
+    const { approval } = await served.approvals(people.clerk).getApproval({ approvalId: name });
+    expect(approval!.arguments).toEqual(seen);
+    await approve(served, people.clerk, name);
+    for (const changed of [{ amount: 41, customer: 'ann' }, { amount: 40 }, {}]) {
+      expect(
+        await refusal(served.agent.issueCredential({ taskId, ...refund, arguments: changed, approval: name })),
+      ).toMatchObject({ reason: 'APPROVAL_MISMATCH', metadata: { differs: 'arguments' } });
+      // Nor is it found by who does not name it.
+      expect((await askFor(served, { taskId, ...refund, arguments: changed })).name).not.toBe(name);
+    }
+    // In another order they are the same (RFC 8785).
+    held(await served.agent.issueCredential({ taskId, ...refund, arguments: { customer: 'ann', amount: 40 } }));
+    const used = await served.approvals(people.clerk).getApproval({ approvalId: name });
+    expect(used.approval!.state).toBe(ApprovalState.USED);
+  });
+
   test('once it was not used in time', async () => {
     const taskId = await openTask(served);
     const { name } = await askFor(served, { taskId, ...open });
@@ -297,6 +317,13 @@ describe('everything at once', () => {
     const [first, second] = asked.results.map(({ approval }) => approval);
     expect(first!.groupId).toBe(second!.groupId);
     expect(first!).toMatchObject({ workload: '', justification: 'tonight’s run' });
+    expect(
+      await refusal(
+        served
+          .approvals('orchestrator')
+          .requestApprovals({ taskId, actions: [look, { ...refund, arguments: { amount: 501 } }] }),
+      ),
+    ).toMatchObject({ reason: 'FIELD_INVALID', fields: ['actions[1].arguments.amount'] });
     // Sent again, it asks nobody anew.
     const repeated = await served.approvals('orchestrator').requestApprovals({ taskId, actions: [look, turn] });
     expect(repeated.results.map(({ approval }) => approval!.approvalId)).toEqual([
@@ -316,14 +343,15 @@ describe('everything at once', () => {
 
   test('the same use of several tasks is one group, decided with one word, each an approval of its own', async () => {
     const ids = [await openTask(served), await openTask(served), await openTask(served)];
+    const bobs = { customer: 'bob' };
     const names: string[] = [];
-    for (const taskId of ids) names.push((await askFor(served, { taskId, ...refund })).name);
+    for (const taskId of ids) names.push((await askFor(served, { taskId, ...refund, arguments: bobs })).name);
     expect(new Set(names).size).toBe(3);
     const { approval, others } = await served
       .approvals(people.clerk)
       .decideApproval({ approvalId: names[0]!, verdict: Verdict.APPROVE, wholeGroup: true });
     expect([approval!, ...others].map(({ state }) => state)).toEqual(Array(3).fill(ApprovalState.APPROVED));
-    for (const taskId of ids) held(await served.agent.issueCredential({ taskId, ...refund }));
+    for (const taskId of ids) held(await served.agent.issueCredential({ taskId, ...refund, arguments: bobs }));
   });
 });
 

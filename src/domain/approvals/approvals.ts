@@ -1,20 +1,21 @@
 import { actsAsAgent, opened, seesEverything, taskClosed, taskNotFound } from '../access.ts';
-import type { DeclaredArguments } from '../arguments.ts';
+import { checkArguments, type DeclaredArguments } from '../arguments.ts';
 import type { Caller } from '../caller.ts';
 import { decide, type BoundedDecision } from '../decision.ts';
 import { BrokerError, fieldInvalid } from '../errors.ts';
+import type { DecisionFacts } from '../facts.ts';
 import type { NewId } from '../ids.ts';
 import type { ToolAccess } from '../model.ts';
-import type { PolicySource } from '../policy.ts';
+import type { PolicyRevision, PolicySource } from '../policy.ts';
 import type { Page, TaskStore, Wake } from '../store.ts';
 import type { Emit } from '../telemetry.ts';
 import type { Clock, Millis } from '../time.ts';
-import { approvalEvent, newBreakGlass, newRequest, notice, type Wanted } from './build.ts';
+import { approvalEvent, newBreakGlass, newRequest, notice } from './build.ts';
 import { limitsAt, requestedEvent, ungrouped, type FatigueLimits } from './gate.ts';
 import { lineageOf } from './lineage.ts';
 import { given, quorate, type Approval, type ApprovalState, type Verdict } from './model.ts';
 import { approvalNotFound, isRequester, maySee, namesOf, quorumsOf, type GroupsOf } from './people.ts';
-import type { ApprovalChange, ApprovalStore } from './store.ts';
+import type { ApprovalChange, ApprovalStore, NewApproval } from './store.ts';
 
 export interface ApprovalsOptions {
   clock: Clock;
@@ -22,6 +23,7 @@ export interface ApprovalsOptions {
   policy: PolicySource;
   store: ApprovalStore;
   tasks: TaskStore;
+  facts: DecisionFacts;
   groupsOf: GroupsOf;
   limits: FatigueLimits;
   wake: Wake;
@@ -142,14 +144,30 @@ export function createApprovals(options: ApprovalsOptions) {
         by: caller.workload,
         now,
       };
-      const results = actions.map((action) => {
-        const context = { workload: task.agentWorkload, now, renewal: undefined, arguments: action.arguments.values };
-        const decision = decide(revision, task, action.access, context);
-        if (decision.effect !== 'needs_approval') return { decision, request: undefined };
-        const { rule, reason } = decision;
-        const wanted: Wanted = { ...action, rule, reason, justification };
-        return { decision, request: newRequest(asking, wanted, decision.approval, decision.granted.tool) };
-      });
+      const results: { decision: BoundedDecision; request: NewApproval | undefined }[] = [];
+      for (const [index, action] of actions.entries()) {
+        const { access } = action;
+        checkAction(index, action, revision);
+        const needs = revision.needs(task.agent, access, false);
+        const decision = decide(revision, task, access, {
+          workload: task.agentWorkload,
+          now,
+          renewal: undefined,
+          arguments: action.arguments.values,
+          facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now),
+        });
+        let request: NewApproval | undefined;
+        if (decision.effect === 'needs_approval') {
+          const { rule, reason } = decision;
+          request = newRequest(
+            asking,
+            { ...action, rule, reason, justification },
+            decision.approval,
+            decision.granted.tool,
+          );
+        }
+        results.push({ decision, request });
+      }
       const requests = results.flatMap(({ request }) => (request === undefined ? [] : [request]));
       const answers = await store.request(requests, limitsAt(options.limits, now), (made) => ({
         events: made.map((approval) => requestedEvent(approval, caller.workload, now)),
@@ -313,6 +331,20 @@ function outcome(current: Approval, vote: Approval['votes'][number], now: number
     ],
     notices: notice(kind, [{ ...current, state: 'approved', expiresAt }], now),
   };
+}
+
+/** The arguments have to be what the tier takes: people are not asked about what would be refused anyway. */
+function checkAction(index: number, { access, arguments: declared }: Action, revision: PolicyRevision): void {
+  const tier = revision.tools.get(access.tool)?.tiers[access.tier];
+  if (tier === undefined) return;
+  try {
+    checkArguments(`${access.tool}:${access.tier}`, tier.arguments ?? {}, declared.values);
+  } catch (error) {
+    if (!(error instanceof BrokerError)) throw error;
+    const prefix = `actions[${index}].`;
+    const violations = error.violations.map(({ field, description }) => ({ field: `${prefix}${field}`, description }));
+    throw new BrokerError(error.reason, `${prefix}${error.message}`, { violations });
+  }
 }
 
 function notPending({ approvalId, state }: Approval): BrokerError {

@@ -4,7 +4,7 @@ import type { Caller } from '../caller.ts';
 import type { BoundedDecision, Granted } from '../decision.ts';
 import { BrokerError } from '../errors.ts';
 import type { NewId } from '../ids.ts';
-import type { Task, ToolAccess } from '../model.ts';
+import type { Lease, Task, ToolAccess } from '../model.ts';
 import type { PolicyRevision } from '../policy.ts';
 import type { TaskStore } from '../store.ts';
 import type { Emit } from '../telemetry.ts';
@@ -75,6 +75,12 @@ export function createApprovalGate(options: GateOptions) {
         return error === undefined ? { approval, granted } : { error, approval, recorded: false };
       }
       return await found(input, decision, granted);
+    },
+
+    /** Renewals and time since the line of this lease was last issued on an approval; undefined when it never was. */
+    since: async (lease: Lease, now: Instant): Promise<{ count: number; age: Millis } | undefined> => {
+      const last = await store.lastUse(lease);
+      return last && { count: lease.renewalCount - last.renewalCount, age: now - last.at };
     },
   };
 

@@ -1,5 +1,5 @@
 import type { AuditEvent } from '../audit.ts';
-import type { ToolAccess } from '../model.ts';
+import type { Lease, ToolAccess } from '../model.ts';
 import type { Page } from '../store.ts';
 import type { Instant } from '../time.ts';
 import type { Approval, ApprovalState, Vote } from './model.ts';
@@ -53,6 +53,8 @@ export interface ApprovalStore {
     request: Pick<NewApproval, 'tenant' | 'taskId' | 'tool' | 'tier' | 'arguments' | 'policyRevision'>,
     now: Instant,
   ): Promise<Approval | undefined>;
+  /** Where in the line of this lease, itself included, an approval was last used. */
+  lastUse(lease: Pick<Lease, 'tenant' | 'leaseId'>): Promise<{ renewalCount: number; at: Instant } | undefined>;
   /**
    * Asks, in one transaction, for those of the requests (all of one task) that are not live and do not cool down; answers
    * with the approval of each, in order. Throws RATE_LIMITED and asks for none when a limit is met.
