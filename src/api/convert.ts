@@ -154,7 +154,10 @@ export function taskMessage(task: domain.Task): MessageInitShape<typeof TaskSche
     deadline: timestampFromMs(task.deadline),
     ...optional('closeTime', time(task.closedAt)),
     ...optional('settleTime', time(task.settledAt)),
-    ...optional('heartbeatInterval', task.heartbeatInterval === undefined ? undefined : durationFromMs(task.heartbeatInterval)),
+    ...optional(
+      'heartbeatInterval',
+      task.heartbeatInterval === undefined ? undefined : durationFromMs(task.heartbeatInterval),
+    ),
     epoch: BigInt(task.epoch),
   };
 }
@@ -171,7 +174,10 @@ export function viewMessage(view: TaskView) {
   };
 }
 
-export function planMessage(access: domain.ToolAccess, decision: BoundedDecision): MessageInitShape<typeof PlanEntrySchema> {
+export function planMessage(
+  access: domain.ToolAccess,
+  decision: BoundedDecision,
+): MessageInitShape<typeof PlanEntrySchema> {
   const base = {
     tool: access.tool,
     tier: tiers[access.tier],

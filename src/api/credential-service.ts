@@ -28,7 +28,9 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
 
     renewCredential: async (request, { caller }) => {
       const requestId = request.requestId || newRequestId();
-      return { credential: credentialMessage(await credentials.renew(caller, leaseIdField(request.leaseId), requestId)) };
+      return {
+        credential: credentialMessage(await credentials.renew(caller, leaseIdField(request.leaseId), requestId)),
+      };
     },
 
     returnCredential: async (request, { caller }) => ({

@@ -4,17 +4,20 @@ import { isId } from '../domain/ids.ts';
 /** Bounds of single fields, beyond what the chain checks of every message. Each error names the proto field. */
 
 export function taskIdField(value: string): string {
-  if (!isId('tsk', value)) throw fieldInvalid('task_id', 'must be a task id such as tsk_ followed by 32 hexadecimal digits');
+  if (!isId('tsk', value))
+    throw fieldInvalid('task_id', 'must be a task id such as tsk_ followed by 32 hexadecimal digits');
   return value;
 }
 
 export function leaseIdField(value: string): string {
-  if (!isId('lse', value)) throw fieldInvalid('lease_id', 'must be a lease id such as lse_ followed by 32 hexadecimal digits');
+  if (!isId('lse', value))
+    throw fieldInvalid('lease_id', 'must be a lease id such as lse_ followed by 32 hexadecimal digits');
   return value;
 }
 
 export function approvalIdField(field: string, value: string): string {
-  if (!isId('apr', value)) throw fieldInvalid(field, 'must be an approval name such as apr_ followed by 32 hexadecimal digits');
+  if (!isId('apr', value))
+    throw fieldInvalid(field, 'must be an approval name such as apr_ followed by 32 hexadecimal digits');
   return value;
 }
 

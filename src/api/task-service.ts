@@ -21,7 +21,8 @@ export function taskService(tasks: Tasks, newRequestId: () => string) {
         requestDigest: digest(request),
         intent: text('intent', request.intent.trim(), 1, 2_000),
         agent: name('agent', request.agent),
-        agentWorkload: request.agentWorkload === '' ? undefined : text('agent_workload', request.agentWorkload, 1, 2_048),
+        agentWorkload:
+          request.agentWorkload === '' ? undefined : text('agent_workload', request.agentWorkload, 1, 2_048),
         tools: wantedTools(request),
         context: contextOf(request),
         deadline: deadlineOf(request),

@@ -23,8 +23,7 @@ export async function examinePolicy(given: string | undefined, configFile: strin
   const config =
     configFile === undefined
       ? undefined
-      :  
-        (await startup(async () => readConfig({ path: resolve(configFile), env: process.env }))).config;
+      : (await startup(async () => readConfig({ path: resolve(configFile), env: process.env }))).config;
   // Policy that is kept in the database has no folder; the one here is then the likely candidate.
   const configured = config?.policy.source === 'directory' ? config.policy.directory : undefined;
   const directory = given ?? configured ?? 'policy';

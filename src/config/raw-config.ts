@@ -47,7 +47,10 @@ export interface RawConfig {
       groupsClaim?: string;
     }[];
   };
-  access: { workloads: string[]; roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[] }[];
+  access: {
+    workloads: string[];
+    roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[];
+  }[];
   policy: { source: 'directory' | 'database'; directory?: string };
   environment: Record<string, string>;
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };

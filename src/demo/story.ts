@@ -32,8 +32,13 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
         agent: 'analyst',
         tools: wanted,
       });
-      const allowed = plan.filter((entry) => entry.effect === Effect.ALLOW).map((entry) => `${entry.tool}:${Tier[entry.tier]}`);
-      insist(allowed.join() === 'reports:READ,warehouse:READ', `both reads allowed, the write not; got ${allowed.join()}`);
+      const allowed = plan
+        .filter((entry) => entry.effect === Effect.ALLOW)
+        .map((entry) => `${entry.tool}:${Tier[entry.tier]}`);
+      insist(
+        allowed.join() === 'reports:READ,warehouse:READ',
+        `both reads allowed, the write not; got ${allowed.join()}`,
+      );
       return {
         taskId: task!.taskId,
         plan: plan.map((entry) => ({
@@ -51,31 +56,41 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
 
   let token = '';
   let tokenLease = '';
-  await teller.step('issue-token', 'The agent gets a token for one tool; the tool verifies it by JWKS and accepts it.', async () => {
-    const { credential } = await ask('reports', Tier.READ);
-    insist(credential?.material.case === 'accessToken', 'an access token');
-    token = credential.material.value.token;
-    tokenLease = credential.lease!.leaseId;
-    const { status, body } = await call(toolUrl, token);
-    insist(status === 200, `the tool accepts the token; it said ${status} ${body}`);
-    return { lease: tokenLease, expires: expiry(credential.lease!), tool: `${status} ${body}` };
-  });
+  await teller.step(
+    'issue-token',
+    'The agent gets a token for one tool; the tool verifies it by JWKS and accepts it.',
+    async () => {
+      const { credential } = await ask('reports', Tier.READ);
+      insist(credential?.material.case === 'accessToken', 'an access token');
+      token = credential.material.value.token;
+      tokenLease = credential.lease!.leaseId;
+      const { status, body } = await call(toolUrl, token);
+      insist(status === 200, `the tool accepts the token; it said ${status} ${body}`);
+      return { lease: tokenLease, expires: expiry(credential.lease!), tool: `${status} ${body}` };
+    },
+  );
 
   let login: PostgresLogin;
   let session: pg.Client;
-  await teller.step('issue-login', 'The agent gets a database login made on the spot, and really reads with it.', async () => {
-    const { credential } = await ask('warehouse', Tier.READ);
-    insist(credential?.material.case === 'postgresLogin', 'a database login');
-    login = credential.material.value;
-    session = await connect(login);
-    const { rows } = await session.query<{ n: string; total: string }>('SELECT count(*) AS n, sum(total) AS total FROM orders');
-    return {
-      lease: credential.lease!.leaseId,
-      login: login.username,
-      expires: expiry(credential.lease!),
-      read: `${rows[0]!.n} orders, total ${rows[0]!.total}`,
-    };
-  });
+  await teller.step(
+    'issue-login',
+    'The agent gets a database login made on the spot, and really reads with it.',
+    async () => {
+      const { credential } = await ask('warehouse', Tier.READ);
+      insist(credential?.material.case === 'postgresLogin', 'a database login');
+      login = credential.material.value;
+      session = await connect(login);
+      const { rows } = await session.query<{ n: string; total: string }>(
+        'SELECT count(*) AS n, sum(total) AS total FROM orders',
+      );
+      return {
+        lease: credential.lease!.leaseId,
+        login: login.username,
+        expires: expiry(credential.lease!),
+        read: `${rows[0]!.n} orders, total ${rows[0]!.total}`,
+      };
+    },
+  );
 
   await teller.step('cannot-write', 'The same login cannot write: the database itself refuses.', async () => {
     const code = await session.query(`INSERT INTO orders (customer, total) VALUES ('x', 1)`).then(
@@ -90,22 +105,35 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
     return { refused: await refusal(ask('warehouse', Tier.WRITE), 'denied') };
   });
 
-  await teller.step('renew', 'The token is renewed: a new decision, a new credential, never past the deadline.', async () => {
-    const { credential } = await agent.renewCredential({ requestId: crypto.randomUUID(), leaseId: tokenLease });
-    insist(credential?.material.case === 'accessToken', 'an access token');
-    token = credential.material.value.token;
-    const { status } = await call(toolUrl, token);
-    insist(status === 200, `the tool accepts the renewed token, not ${status}`);
-    return { lease: credential.lease!.leaseId, renews: tokenLease, tool: status };
-  });
+  await teller.step(
+    'renew',
+    'The token is renewed: a new decision, a new credential, never past the deadline.',
+    async () => {
+      const { credential } = await agent.renewCredential({ requestId: crypto.randomUUID(), leaseId: tokenLease });
+      insist(credential?.material.case === 'accessToken', 'an access token');
+      token = credential.material.value.token;
+      const { status } = await call(toolUrl, token);
+      insist(status === 200, `the tool accepts the renewed token, not ${status}`);
+      return { lease: credential.lease!.leaseId, renews: tokenLease, tool: status };
+    },
+  );
 
   let leases: Lease[] = [];
-  await teller.step('close', 'The orchestrator closes the task and waits until every credential is settled.', async () => {
-    const closed = await orchestrator.closeTask({ requestId: crypto.randomUUID(), taskId, justification: 'done', wait: true });
-    leases = closed.leases;
-    insist(closed.task?.state === TaskState.CLOSED, `state closed, got ${TaskState[closed.task?.state ?? 0]}`);
-    return { state: TaskState[closed.task.state].toLowerCase(), leases: leases.length };
-  });
+  await teller.step(
+    'close',
+    'The orchestrator closes the task and waits until every credential is settled.',
+    async () => {
+      const closed = await orchestrator.closeTask({
+        requestId: crypto.randomUUID(),
+        taskId,
+        justification: 'done',
+        wait: true,
+      });
+      leases = closed.leases;
+      insist(closed.task?.state === TaskState.CLOSED, `state closed, got ${TaskState[closed.task?.state ?? 0]}`);
+      return { state: TaskState[closed.task.state].toLowerCase(), leases: leases.length };
+    },
+  );
 
   await teller.step('login-refused', 'The login is gone from the database, and its open session with it.', async () => {
     const open = await session.query('SELECT 1').then(
@@ -124,23 +152,30 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
     return { session: open, login: again };
   });
 
-  await teller.step('token-refused', 'The tool follows the revocation feed and refuses the token, long before it expires.', async () => {
-    // The feed is pushed; a tool learns of a close within moments.
-    let answer = await call(toolUrl, token);
-    for (let tries = 0; answer.status === 200 && tries < 50; tries++) {
-      await new Promise((resolve) => setTimeout(resolve, 100));
-      answer = await call(toolUrl, token);
-    }
-    insist(answer.status === 401, `401 from the tool, got ${answer.status}`);
-    return { tool: `${answer.status} ${answer.body}` };
-  });
+  await teller.step(
+    'token-refused',
+    'The tool follows the revocation feed and refuses the token, long before it expires.',
+    async () => {
+      // The feed is pushed; a tool learns of a close within moments.
+      let answer = await call(toolUrl, token);
+      for (let tries = 0; answer.status === 200 && tries < 50; tries++) {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        answer = await call(toolUrl, token);
+      }
+      insist(answer.status === 401, `401 from the tool, got ${answer.status}`);
+      return { tool: `${answer.status} ${answer.body}` };
+    },
+  );
 
   await teller.step('issue-after-close', 'Nothing more is issued for the task.', async () => {
     return { refused: await refusal(ask('reports', Tier.READ), 'ended') };
   });
 
   await teller.step('outcomes', 'What became of each credential.', () => {
-    insist(leases.every((lease) => lease.outcome === LeaseOutcome.REVOKED), 'every lease is revoked');
+    insist(
+      leases.every((lease) => lease.outcome === LeaseOutcome.REVOKED),
+      'every lease is revoked',
+    );
     return Promise.resolve({
       leases: leases.map((lease) => ({
         lease: lease.leaseId,
@@ -154,7 +189,15 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
   await teller.step('audit', 'The auditor reads who did what, and why.', async () => {
     const { events } = await auditor.listAuditEvents({ taskId });
     const kinds = new Set(events.map((event) => event.kind));
-    for (const kind of ['task.opened', 'decision.made', 'lease.issued', 'lease.denied', 'lease.renewed', 'task.closed', 'lease.settled']) {
+    for (const kind of [
+      'task.opened',
+      'decision.made',
+      'lease.issued',
+      'lease.denied',
+      'lease.renewed',
+      'task.closed',
+      'lease.settled',
+    ]) {
       insist(kinds.has(kind), `an event ${kind}`);
     }
     return {

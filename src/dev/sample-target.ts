@@ -58,7 +58,11 @@ async function createRole(client: pg.Client, role: string): Promise<void> {
 }
 
 async function withClient(url: string, work: (client: pg.Client) => Promise<unknown>): Promise<void> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, application_name: 'leasehold dev' });
+  const client = new pg.Client({
+    connectionString: url,
+    connectionTimeoutMillis: 10_000,
+    application_name: 'leasehold dev',
+  });
   await client.connect();
   try {
     await work(client);

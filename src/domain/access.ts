@@ -20,18 +20,22 @@ export function seesEverything(caller: Caller): boolean {
 }
 
 export function canSee(caller: Caller, task: Task): boolean {
-  return (
-    caller.tenant === task.tenant && (seesEverything(caller) || opened(caller, task) || actsAsAgent(caller, task))
-  );
+  return caller.tenant === task.tenant && (seesEverything(caller) || opened(caller, task) || actsAsAgent(caller, task));
 }
 
 /** The same answer whether it does not exist or is somebody else's (fault 17). */
 export function taskNotFound(taskId: string): BrokerError {
-  return new BrokerError('TASK_NOT_FOUND', `no task ${taskId} that this caller may act on: check the id and who opened it`);
+  return new BrokerError(
+    'TASK_NOT_FOUND',
+    `no task ${taskId} that this caller may act on: check the id and who opened it`,
+  );
 }
 
 export function leaseNotFound(leaseId: string): BrokerError {
-  return new BrokerError('LEASE_NOT_FOUND', `no lease ${leaseId} of this caller: check the id and which agent received it`);
+  return new BrokerError(
+    'LEASE_NOT_FOUND',
+    `no lease ${leaseId} of this caller: check the id and which agent received it`,
+  );
 }
 
 export function taskClosed(task: Pick<Task, 'taskId' | 'closeCause'>): BrokerError {

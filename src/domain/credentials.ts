@@ -39,10 +39,19 @@ export function createCredentials(options: CredentialsOptions) {
       const lease = await leases.get(caller.tenant, leaseId);
       if (lease === undefined || !holds(caller, lease)) throw leaseNotFound(leaseId);
       if (lease.state === 'pending') {
-        throw new BrokerError('IN_PROGRESS', 'the credential is still being made: retry shortly', { retryAfterMs: 500 });
+        throw new BrokerError('IN_PROGRESS', 'the credential is still being made: retry shortly', {
+          retryAfterMs: 500,
+        });
       }
       const now = clock.now();
-      const event = auditEvent(lease, 'lease.returned', caller.workload, now, { tool: lease.tool, tier: lease.tier }, leaseId);
+      const event = auditEvent(
+        lease,
+        'lease.returned',
+        caller.workload,
+        now,
+        { tool: lease.tool, tier: lease.tier },
+        leaseId,
+      );
       const claimed = await leases.beginReturn(lease, now + options.settler.claimFor, event);
       if (claimed !== undefined) {
         options.emit('lease.returned', leaseFields(lease));

@@ -39,7 +39,11 @@ export interface TaskStore {
   /** A task that the same opener made with the same request_id is returned instead, with its digest. */
   insert(task: NewTask, events: AuditEvent[]): Promise<{ task: Task; inserted: boolean; requestDigest: string }>;
   /** What this opener made with that request_id. */
-  byRequest(tenant: string, opener: string, requestId: string): Promise<{ task: Task; requestDigest: string } | undefined>;
+  byRequest(
+    tenant: string,
+    opener: string,
+    requestId: string,
+  ): Promise<{ task: Task; requestDigest: string } | undefined>;
   get(tenant: string, taskId: string): Promise<Task | undefined>;
   list(filter: TaskFilter): Promise<Page<Task>>;
   /** Pins the agent's workload when none is pinned yet; returns the task as it stands afterwards. */
@@ -180,7 +184,12 @@ export interface RevocationStore {
 }
 
 export interface AuditStore {
-  ofTask(tenant: string, taskId: string, pageSize: number, after: string | undefined): Promise<Page<RecordedAuditEvent>>;
+  ofTask(
+    tenant: string,
+    taskId: string,
+    pageSize: number,
+    after: string | undefined,
+  ): Promise<Page<RecordedAuditEvent>>;
 }
 
 /** Wake-ups only: nothing depends on one arriving (design §4). */

@@ -102,7 +102,7 @@ export function createTasks(options: TasksOptions) {
       if (result.inserted) {
         const { tenant, taskId, agent, opener, tools } = task;
         emit('task.opened', { tenant, taskId, agent, opener, tools: tools.length });
-      };
+      }
       // A retry gets the task as it is now, and a plan as of now.
       return {
         task: result.task,
@@ -211,9 +211,13 @@ export function createTasks(options: TasksOptions) {
     for (const [index, access] of request.tools.entries()) {
       if (revision.tools.get(access.tool)?.tiers[access.tier] === undefined) {
         const field = `tools[${index}]`;
-        throw new BrokerError('NAME_UNKNOWN', `${field}: ${access.tool}:${access.tier} is not registered; see \`leasehold tool list\``, {
-          violations: [{ field, description: 'not registered' }],
-        });
+        throw new BrokerError(
+          'NAME_UNKNOWN',
+          `${field}: ${access.tool}:${access.tier} is not registered; see \`leasehold tool list\``,
+          {
+            violations: [{ field, description: 'not registered' }],
+          },
+        );
       }
     }
     if (request.agentWorkload !== undefined && !revision.agentsOf(request.agentWorkload).has(request.agent)) {
@@ -254,7 +258,10 @@ export function createTasks(options: TasksOptions) {
     const ended = { effect: 'deny', rule: '', reason: 'the task has ended' } as const;
     return task.tools.map((access) => ({
       access,
-      decision: task.state !== 'open' ? ended : decide(revision, task, access, { workload: task.agentWorkload, now, renewal: undefined }),
+      decision:
+        task.state !== 'open'
+          ? ended
+          : decide(revision, task, access, { workload: task.agentWorkload, now, renewal: undefined }),
     }));
   }
 
@@ -326,4 +333,3 @@ export function createTasks(options: TasksOptions) {
 function tooLong(field: string, latest: Instant): BrokerError {
   return fieldInvalid(field, `is later than a task may last here; the latest is ${new Date(latest).toISOString()}`);
 }
-

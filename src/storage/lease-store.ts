@@ -78,14 +78,7 @@ async function list(pool: pg.Pool, filter: LeaseFilter) {
          AND (cardinality($4::text[]) = 0 OR state = ANY($4))
          AND (NOT $5 OR outcome = 'irrevocable' OR (state <> 'settled' AND settle_error IS NOT NULL))
        ORDER BY lease_id DESC LIMIT $6`,
-      [
-        filter.tenant,
-        filter.after ?? null,
-        filter.taskId ?? null,
-        filter.states,
-        filter.troubled,
-        filter.pageSize + 1,
-      ],
+      [filter.tenant, filter.after ?? null, filter.taskId ?? null, filter.states, filter.troubled, filter.pageSize + 1],
     );
     const items = rows.slice(0, filter.pageSize).map((row) => leaseFromRow(row as Row));
     return { items, next: rows.length > filter.pageSize ? items.at(-1)!.leaseId : undefined };

@@ -112,7 +112,9 @@ function compare(ours: readonly Migration[], applied: readonly Recorded[]): Migr
       );
     }
     if (migration.sha256 !== row.sha256) {
-      throw new Error(`migration ${row.name} was changed after it had been applied: restore the file as it was released`);
+      throw new Error(
+        `migration ${row.name} was changed after it had been applied: restore the file as it was released`,
+      );
     }
   }
   const done = new Set(applied.map((row) => row.version));

@@ -8,7 +8,11 @@ export const policyChannel = 'leasehold_policy';
 
 /** Sent at commit, to every replica. */
 export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: string, taskId: string): Promise<void> {
-  await client.query({ name: 'notify-task', text: 'SELECT pg_notify($1, $2)', values: [channel, `${tenant} ${taskId}`] });
+  await client.query({
+    name: 'notify-task',
+    text: 'SELECT pg_notify($1, $2)',
+    values: [channel, `${tenant} ${taskId}`],
+  });
 }
 
 /** LISTENs on a connection of its own, for as long as the broker runs. Missed notifications cost only time. */

@@ -331,7 +331,11 @@ describe('a tool with a mistake (fault 20)', () => {
 
 describe('a document with a mistake (fault 20)', () => {
   test.each([
-    ['no kind', agentYaml.replace('kind: Agent\n', ''), '1:1: "kind" is missing; add kind: Agent, Tool, Policy, Definitions, Defaults or PolicyTest'],
+    [
+      'no kind',
+      agentYaml.replace('kind: Agent\n', ''),
+      '1:1: "kind" is missing; add kind: Agent, Tool, Policy, Definitions, Defaults or PolicyTest',
+    ],
     [
       'an unknown kind',
       agentYaml.replace('Agent', 'Agnet'),

@@ -111,7 +111,12 @@ test('a due lease is claimed by one replica only, and by another when the claim 
   const claims = await Promise.all(
     Array.from({ length: 4 }, () => storage.settlement.claim(['postgres'], now, 10_000, 10, [])),
   );
-  expect(claims.flat().map((lease) => lease.leaseId).sort()).toEqual(leases.map((lease) => lease.leaseId).sort());
+  expect(
+    claims
+      .flat()
+      .map((lease) => lease.leaseId)
+      .sort(),
+  ).toEqual(leases.map((lease) => lease.leaseId).sort());
   expect(await storage.settlement.claim(['postgres'], now + 9_999, 10_000, 10, [])).toEqual([]);
   expect(await storage.settlement.claim(['postgres'], now + 10_001, 10_000, 100, ['target'])).toEqual([]);
   expect(await storage.settlement.claim(['postgres'], now + 10_001, 10_000, 100, [])).toHaveLength(20);
@@ -125,7 +130,10 @@ test('an outcome is recorded once, with one event', async () => {
     (candidate) => candidate.leaseId === lease.leaseId,
   );
   const result = { lease: claimed!, outcome: 'revoked' as const, deadBy: undefined };
-  await Promise.all([storage.settlement.settled([result], Date.now()), storage.settlement.settled([result], Date.now())]);
+  await Promise.all([
+    storage.settlement.settled([result], Date.now()),
+    storage.settlement.settled([result], Date.now()),
+  ]);
   const events = await rows(database.url, `SELECT FROM audit_events WHERE lease_id = $1 AND kind = 'lease.settled'`, [
     lease.leaseId,
   ]);

@@ -43,9 +43,11 @@ test('a lease and its audit event are written together, many in one transaction'
   const results = await Promise.all(leases.map((lease) => storage.writer.insert(writeOf(task, lease))));
   expect(results).toEqual(leases.map(() => true));
   expect((await eventsOf(task)).map((event) => event.lease_id).sort()).toEqual(leases.map((l) => l.leaseId).sort());
-  const written = await rows(database.url, 'SELECT count(DISTINCT xmin::text)::int AS n FROM leases WHERE task_id = $1', [
-    task.taskId,
-  ]);
+  const written = await rows(
+    database.url,
+    'SELECT count(DISTINCT xmin::text)::int AS n FROM leases WHERE task_id = $1',
+    [task.taskId],
+  );
   expect(written[0]!.n).toBeLessThan(10);
   expect(await storage.leases.get(task.tenant, leases[0]!.leaseId)).toEqual(leases[0]);
 });
@@ -62,8 +64,9 @@ test('nothing is written for a task that is closed, at another epoch, past its d
     writeOf(open, leaseOf({ ...open, tenant: 'other' })),
   ];
   expect(await Promise.all(writes.map((write) => storage.writer.insert(write)))).toEqual([false, false, false, false]);
-  expect(await rows(database.url, 'SELECT FROM leases WHERE task_id = ANY($1)', [[closed, late, open].map((t) => t.taskId)]))
-    .toHaveLength(0);
+  expect(
+    await rows(database.url, 'SELECT FROM leases WHERE task_id = ANY($1)', [[closed, late, open].map((t) => t.taskId)]),
+  ).toHaveLength(0);
   expect(await eventsOf(late)).toHaveLength(0);
 });
 
@@ -86,10 +89,14 @@ test('a renewal ends the lease that it renews, once', async () => {
   await storage.writer.insert(writeOf(task, first));
   const supersedeAt = Date.now() + 30_000;
   const renewal = () =>
-    storage.writer.insert(writeOf(task, leaseOf(task, { renewedFrom: first.leaseId, renewalCount: 1 }), { supersedeAt }));
+    storage.writer.insert(
+      writeOf(task, leaseOf(task, { renewedFrom: first.leaseId, renewalCount: 1 }), { supersedeAt }),
+    );
   expect((await Promise.all([renewal(), renewal()])).filter(Boolean)).toHaveLength(1);
   expect(await renewal()).toBe(false);
-  const [row] = await rows(database.url, 'SELECT settle_at, settle_cause, state FROM leases WHERE lease_id = $1', [first.leaseId]);
+  const [row] = await rows(database.url, 'SELECT settle_at, settle_cause, state FROM leases WHERE lease_id = $1', [
+    first.leaseId,
+  ]);
   expect(row).toEqual({ settle_at: new Date(supersedeAt), settle_cause: 'superseded', state: 'active' });
 });
 
@@ -115,28 +122,34 @@ test('an issue whose audit event cannot be written is not written either (fault 
       CREATE TRIGGER full_disk BEFORE INSERT ON audit_events FOR EACH ROW WHEN (NEW.actor = 'full') EXECUTE FUNCTION full_disk()`),
   );
   const lease = leaseOf(task);
-  const write = writeOf(task, lease, { events: [auditEvent(task, 'lease.issued', 'full', Date.now(), {}, lease.leaseId)] });
+  const write = writeOf(task, lease, {
+    events: [auditEvent(task, 'lease.issued', 'full', Date.now(), {}, lease.leaseId)],
+  });
   await expect(storage.writer.insert(write)).rejects.toMatchObject({ reason: 'STORAGE_UNAVAILABLE' });
   expect(await storage.leases.get(task.tenant, lease.leaseId)).toBeUndefined();
 });
 
-test('a close and issues race on two replicas: no lease is committed after the close (fault 5)', { timeout: 120_000 }, async () => {
-  const rounds = 1_000;
-  const stragglers: unknown[] = [];
-  const round = async () => {
-    const task = await openTask();
-    const writing = [storage, replica, storage, replica].map((on) => on.writer.insert(writeOf(task, leaseOf(task))));
-    const closing = closeTask(task, Math.random() < 0.5 ? storage : replica);
-    const [written] = await Promise.all([Promise.all(writing), closing]);
-    // What the close left must be what was written: all of it marked for settlement.
-    const left = await rows(database.url, 'SELECT state FROM leases WHERE task_id = $1', [task.taskId]);
-    if (left.length !== written.filter(Boolean).length || left.some((row) => row.state !== 'settling')) {
-      stragglers.push({ left, written });
-    }
-  };
-  for (let done = 0; done < rounds; done += 20) await Promise.all(Array.from({ length: 20 }, round));
-  expect(stragglers).toEqual([]);
-});
+test(
+  'a close and issues race on two replicas: no lease is committed after the close (fault 5)',
+  { timeout: 120_000 },
+  async () => {
+    const rounds = 1_000;
+    const stragglers: unknown[] = [];
+    const round = async () => {
+      const task = await openTask();
+      const writing = [storage, replica, storage, replica].map((on) => on.writer.insert(writeOf(task, leaseOf(task))));
+      const closing = closeTask(task, Math.random() < 0.5 ? storage : replica);
+      const [written] = await Promise.all([Promise.all(writing), closing]);
+      // What the close left must be what was written: all of it marked for settlement.
+      const left = await rows(database.url, 'SELECT state FROM leases WHERE task_id = $1', [task.taskId]);
+      if (left.length !== written.filter(Boolean).length || left.some((row) => row.state !== 'settling')) {
+        stragglers.push({ left, written });
+      }
+    };
+    for (let done = 0; done < rounds; done += 20) await Promise.all(Array.from({ length: 20 }, round));
+    expect(stragglers).toEqual([]);
+  },
+);
 
 test('the broker can neither change nor remove an audit event, nor make a table', async () => {
   const attempts = [
@@ -162,7 +175,9 @@ test('the broker goes on after its connections were cut', async () => {
     ),
   );
   // The first write may meet the broken connection: it is refused, not lost.
-  const first = await storage.writer.insert(writeOf(task, leaseOf(task))).catch((error: { reason: string }) => error.reason);
+  const first = await storage.writer
+    .insert(writeOf(task, leaseOf(task)))
+    .catch((error: { reason: string }) => error.reason);
   expect([true, 'STORAGE_UNAVAILABLE']).toContain(first);
   await expect.poll(() => storage.writer.insert(writeOf(task, leaseOf(task))).catch(() => false)).toBe(true);
 });

@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -137,8 +137,4 @@ export async function startProcess(
     await exited;
   };
   return { child, log: () => log, exited, stop: () => end('SIGTERM'), kill: () => end('SIGKILL') };
-}
-
-export async function policyText(estate: TestEstate, file: string): Promise<string> {
-  return await readFile(path.join(estate.policyDir, file), 'utf8');
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import pg from 'pg';
+import type pg from 'pg';
 import { idFactory } from '../../src/domain/ids.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import type { LeaseWrite } from '../../src/domain/store.ts';
@@ -29,7 +29,9 @@ export async function createBrokerDatabase(label: string): Promise<BrokerDatabas
     brokerUrl: brokerUrl.href,
     drop: async () => {
       await database.drop();
-      await asSuperuser(withDatabase(database.url, 'postgres'), (client) => client.query(`DROP ROLE IF EXISTS ${user}`));
+      await asSuperuser(withDatabase(database.url, 'postgres'), (client) =>
+        client.query(`DROP ROLE IF EXISTS ${user}`),
+      );
     },
   };
 }
