@@ -13,13 +13,8 @@ import type { NewId } from './ids.ts';
 import { createInTurn } from './in-turn.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
-<<<<<<< HEAD
-import type { PolicyRevision, PolicySource } from './policy.ts';
-import type { Grant, Material, Provider, SelfContainedProvider } from './provider.ts';
-=======
 import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
-import type { Grant, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
->>>>>>> 28c78d7 (wip)
+import type { Grant, Material, Provider, SelfContainedProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
@@ -185,35 +180,25 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const { renewedFrom } = line;
     // A line that goes on is no further credential.
     const ownLine = renewedFrom === undefined ? undefined : { lineStartedAt: renewedFrom.lineStartedAt };
-<<<<<<< HEAD
+    let sinceApproval: RenewalContext['sinceApproval'];
     const decideNow = async (except: Uncounted | undefined = ownLine) => {
       const context: DecisionContext = {
-=======
-    let sinceApproval: RenewalContext['sinceApproval'];
-    const decideNow = async (except: Uncounted | undefined = ownLine) =>
-      decide(revision, task, access, {
->>>>>>> 28c78d7 (wip)
         workload: caller.workload,
         now,
         renewal:
           renewedFrom === undefined ? undefined : { ...renewalContext(renewedFrom, task, now), sinceApproval },
         arguments: line.arguments.values,
         facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now, except),
-<<<<<<< HEAD
       };
       const record: Recorded = { decisionId: options.newId('dec'), asked: asked(task, context) };
       return { ...decide(revision, task, access, context), record };
     };
-    const decided = await decideNow();
-=======
-      });
     let decided = await decideNow();
     if (decided.effect === 'needs_approval' && renewedFrom !== undefined) {
       // People that were asked in the middle of a line are asked again from there on. Nobody else pays for the look.
       sinceApproval = await options.approvals.since(renewedFrom, now);
       if (sinceApproval !== undefined) decided = await decideNow();
     }
->>>>>>> 28c78d7 (wip)
     if (needs !== undefined && decided.effect === 'deny') {
       // A retry is no further use: what it counts may be its own first call.
       const replayed = await replay(caller, task, access, line);
