@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -104,7 +105,7 @@ async function startEstate(
   const mint = (workload: string) =>
     environment.trustDomain.mint({ workload: devWorkload(workload), audience: 'leasehold', ttl: 3_600_000 });
   const profile = profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`];
-  const { child, first } = startChild<object, Usage>('broker', [environment.configFile], profile);
+  const { child, first } = startChild<object, Usage>('broker', [environment.configFile], [...servedWith(), ...profile]);
   await first();
 
   const { target } = environment;
@@ -137,6 +138,13 @@ async function startEstate(
       await child.stop();
     },
   };
+}
+
+/** The Node options that `npm run leasehold` gives a broker. */
+function servedWith(): string[] {
+  const file = path.join(import.meta.dirname, '..', 'package.json');
+  const { config } = JSON.parse(readFileSync(file, 'utf8')) as { config: { broker_node_options: string } };
+  return config.broker_node_options.split(' ');
 }
 
 /** Refuses a server on which a commit is not a commit: the numbers would be worth nothing. */

@@ -12,8 +12,10 @@ interface Contender {
   openLeases: number | undefined;
 }
 
-/** Before the first measured slice of each contender: compiles, opens connections, fills caches. */
-const warmUpSeconds = 1;
+/** Once for each contender, many in flight: so that also the first point finds compiled code. */
+const warmUp = { concurrency: 16, seconds: 2 };
+/** Before each point. */
+const settleInSeconds = 0.5;
 
 const progress = (line: string) => void process.stderr.write(`bench: ${line}\n`);
 
@@ -43,6 +45,12 @@ async function measureAll(machine: Machine, args: Arguments): Promise<number> {
       .join(', '),
   );
   const contenders = await enter(machine, args);
+  for (const contender of contenders) {
+    const { slice: warm } = await slice(machine, contender, warmUp.concurrency, warmUp.seconds);
+    progress(`${nameOf(contender)}: warm after ${warm.result.latencies.length} operations`);
+  }
+  // Statistics as the server gathers them within a minute by itself: in the middle of a measurement, if not now.
+  for (const estate of new Set(contenders.map(({ estate }) => estate))) await estate.database.query('ANALYZE');
   const points: Point[] = [];
   for (const concurrency of args.concurrency) {
     const found = await compare(machine, args, contenders, concurrency);
@@ -89,10 +97,7 @@ async function compare(
   concurrency: number,
 ): Promise<Point[]> {
   const samples = new Map<Contender, Sample>(contenders.map((contender) => [contender, { slices: [], rssBytes: 0 }]));
-  for (const contender of contenders) {
-    const { slice: warm } = await slice(machine, contender, concurrency, warmUpSeconds);
-    progress(`${nameOf(contender)} at ${concurrency}: warm (${warm.result.latencies.length} operations)`);
-  }
+  for (const contender of contenders) await slice(machine, contender, concurrency, settleInSeconds);
   for (let round = 0; round < args.rounds; round++) {
     for (const contender of contenders) {
       const sample = samples.get(contender)!;
