@@ -2,7 +2,8 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { taskFacts } from '../domain/decision-record.ts';
 import { fieldInvalid } from '../domain/errors.ts';
-import type { Explanation, Explanations } from '../domain/explanations.ts';
+import type { Explanation, Explanations, RawDecision } from '../domain/explanations.ts';
+import type { Task } from '../domain/model.ts';
 import type { Clock } from '../domain/time.ts';
 import type { PolicyService } from '../gen/leasehold/v1/policy_service_pb.js';
 import type { ServiceHandlers } from './call.ts';
@@ -54,23 +55,44 @@ export function decisionHandlers({ explanations, clock, environment }: DecisionO
       };
       let first = true;
       for await (const part of explanations.stream(caller, bounds, signal)) {
-        yield {
-          total: BigInt(part.total),
-          environment: first ? { ...environment } : {},
-          tasks: part.tasks.map((task) => ({ taskId: task.taskId, facts: JSON.stringify(taskFacts(task)) })),
-          decisions: part.decisions.map((decision) => ({
-            decisionId: decision.decisionId,
-            decideTime: timestampFromMs(decision.at),
-            taskId: decision.taskId,
-            workload: decision.workload,
-            detail: decision.detail,
-            leaseId: decision.leaseId ?? '',
-          })),
-        };
-        first = false;
+        for (const { tasks, decisions } of inPieces(part)) {
+          yield {
+            total: BigInt(first ? part.total : 0),
+            environment: first ? { ...environment } : {},
+            tasks,
+            decisions,
+          };
+          first = false;
+        }
       }
     },
   };
+}
+
+/** Contexts and arguments may be long: a client takes messages of a few megabytes at most. */
+const pieceBytes = 256 * 1024;
+
+function* inPieces(part: { tasks: readonly Task[]; decisions: readonly RawDecision[] }) {
+  const waiting = new Map(part.tasks.map((task) => [task.taskId, task]));
+  let piece = { tasks: [] as { taskId: string; facts: string }[], decisions: [] as object[] };
+  let bytes = 0;
+  for (const { decisionId, at, taskId, workload, detail, leaseId = '' } of part.decisions) {
+    const task = waiting.get(taskId);
+    if (task !== undefined) {
+      waiting.delete(taskId);
+      const facts = JSON.stringify(taskFacts(task));
+      piece.tasks.push({ taskId, facts });
+      bytes += facts.length;
+    }
+    piece.decisions.push({ decisionId, decideTime: timestampFromMs(at), taskId, workload, detail, leaseId });
+    bytes += detail.length;
+    if (bytes < pieceBytes) continue;
+    yield piece;
+    piece = { tasks: [], decisions: [] };
+    bytes = 0;
+  }
+  // The first piece of all is sent even when it is empty: it says that there is nothing.
+  yield piece;
 }
 
 function explanationMessage(explanation: Explanation) {

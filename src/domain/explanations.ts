@@ -87,7 +87,7 @@ export interface ExplanationsOptions {
 
 export type Explanations = ReturnType<typeof createExplanations>;
 
-const pageSize = 1_000;
+const pageSize = 500;
 /** Tasks that a reader of the stream is taken to remember. */
 const remembered = 20_000;
 
