@@ -1,6 +1,7 @@
 import { isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, parseAllDocuments } from 'yaml';
 import type { Document, ParsedNode } from 'yaml';
 import type { Issue } from './issue.ts';
+import { parsePlainYaml } from './plain-yaml.ts';
 import { scalarOffsets } from './scalar-offsets.ts';
 
 export type FieldPath = readonly (string | number)[];
@@ -25,6 +26,25 @@ export const maxNesting = 32;
 
 /** Parses a file of one or more YAML documents; all syntax errors at once, each with its place. */
 export function parseYaml(file: string, text: string): { documents: SourceDocument[]; issues: Issue[] } {
+  const values = parsePlainYaml(text);
+  if (values === undefined) return parseAnyYaml(file, text);
+  // Places are asked for only when something is wrong.
+  let placed: SourceDocument[] | undefined;
+  const documents = values.map((value, index): SourceDocument => {
+    const place = () => (placed ??= parseAnyYaml(file, text).documents)[index]!;
+    return {
+      file,
+      value,
+      at: (path) => place().at(path),
+      atKey: (path) => place().atKey(path),
+      within: (path, offset) => place().within(path, offset),
+    };
+  });
+  return { documents, issues: [] };
+}
+
+/** As the library reads it, whatever YAML it is. */
+export function parseAnyYaml(file: string, text: string): { documents: SourceDocument[]; issues: Issue[] } {
   const lines = new LineCounter();
   const deep = tooDeep(text);
   if (deep !== undefined) {

@@ -25,17 +25,19 @@ export function isTimeZone(name: string): boolean {
 
 /** `zone` was checked when the policy was loaded. Asked for the same minute again and again, it is looked up once. */
 export function wallClock(now: Date, zone: string): WallClock {
+  const minute = Math.floor(now.getTime() / 60_000);
+  const last = minutes.get(zone);
+  if (last?.minute === minute) return last.shows;
   if (zone === 'UTC') {
-    return {
+    const shows = {
       hour: now.getUTCHours(),
       minute: now.getUTCMinutes(),
       weekday: now.getUTCDay(),
       date: now.toISOString().slice(0, 10),
     };
+    minutes.set(zone, { minute, shows });
+    return shows;
   }
-  const minute = Math.floor(now.getTime() / 60_000);
-  const last = minutes.get(zone);
-  if (last?.minute === minute) return last.shows;
   let format = formats.get(zone);
   if (format === undefined) {
     const options = { timeZone: zone, hourCycle: 'h23', year: 'numeric', month: '2-digit', day: '2-digit' } as const;
