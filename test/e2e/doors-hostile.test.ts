@@ -60,6 +60,15 @@ function hostileValues(desc: DescMessage, depth = 0): { what: string; message: M
             one('of broken nanos', create(TimestampSchema, { nanos: -1 })),
           ];
         }
+        if (field.message.typeName === 'google.protobuf.Struct') {
+          const deep = Array.from({ length: 10 }).reduce<object>((inner) => ({ k: inner }), {});
+          return [
+            one('JSON with a NUL', { k: 'a\0b' }, `${field.name}.k`),
+            one('JSON with a long string', { k: ['é'.repeat(2_049)] }, `${field.name}.k.0`),
+            one('JSON that is too large', Object.fromEntries(Array.from({ length: 1_001 }, (_, i) => [`k${i}`, 1]))),
+            one('JSON that nests too deep', deep, `${field.name}.k.k.k.k.k.k.k.k`),
+          ];
+        }
         if (depth > 2) return [];
         return hostileValues(field.message, depth + 1).map(({ what, message, path }) =>
           one(`a message whose ${what}`, message, `${field.name}.${path}`),

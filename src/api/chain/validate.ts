@@ -14,6 +14,7 @@ const maxStringBytes = 4_096;
 const maxBytes = 65_536;
 const maxEntries = 1_000;
 const maxPageSize = 1_000;
+const maxJsonDepth = 8;
 const maxViolations = 16;
 /** 9999-12-31T23:59:59Z, the end of what google.protobuf.Timestamp can say. */
 const maxTimestampSeconds = 253_402_300_799n;
@@ -48,6 +49,8 @@ function compileMessage(desc: DescMessage, compiled: Map<string, CheckMessage>):
   if (known !== undefined) return known;
   if (desc.typeName === 'google.protobuf.Timestamp') return checkTimestamp as CheckMessage;
   if (desc.typeName === 'google.protobuf.Duration') return checkDuration as CheckMessage;
+  // protobuf-es gives a Struct as the plain JSON that it stands for.
+  if (desc.typeName === 'google.protobuf.Struct') return (value, path, report) => checkJson(value, path, report);
 
   const fields: { field: DescField; check: Check }[] = [];
   const checkFields: CheckMessage = (message, prefix, report) => {
@@ -137,6 +140,19 @@ function checkSize(most: number): Check {
     if (size > most) report(path, `must be at most ${most} bytes`);
     else if (typeof value === 'string' && value.includes('\0')) report(path, 'must not hold a NUL character');
   };
+}
+
+function checkJson(value: unknown, path: string, report: Report, depth = 0): void {
+  if (typeof value === 'string') return checkString(value, path, report);
+  if (value === null || typeof value !== 'object') return;
+  if (depth === maxJsonDepth) return report(path, `must nest at most ${maxJsonDepth} levels`);
+  const entries = Object.entries(value);
+  if (entries.length > maxEntries) return report(path, `must have at most ${maxEntries} entries`);
+  for (const [key, entry] of entries) {
+    const at = `${path}.${key.length > 64 ? `${key.slice(0, 64)}…` : key}`;
+    checkString(key, at, report);
+    checkJson(entry, at, report, depth + 1);
+  }
 }
 
 const checkRequestId: Check = (value, path, report) => {
