@@ -170,7 +170,7 @@ function openRequest(): MessageInitShape<typeof OpenTaskRequestSchema> {
 }
 
 /** A task per slot: as many agents at work as there are calls in flight. */
-async function openTasks(estate: Estate, count: number): Promise<string[]> {
+export async function openTasks(estate: Estate, count: number): Promise<string[]> {
   const ids: string[] = [];
   for (let n = 0; n < count; n++) {
     const { task } = await estate.tasks.openTask({ ...openRequest(), requestId: randomUUID() });
