@@ -344,6 +344,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           explanations,
           clock,
           environment: config.environment,
+          maxMessageBytes: config.server.limits.maxMessageBytes,
           newRequestId: randomUUID,
         }),
         adminService({

@@ -15,12 +15,14 @@ export interface DecisionOptions {
   clock: Clock;
   /** Of this broker's configuration: conditions look at it. */
   environment: Readonly<Record<string, string>>;
+  /** Bound of one message at the doors. */
+  maxMessageBytes: number;
 }
 
 type Handlers = Pick<ServiceHandlers<typeof PolicyService>, 'explainDecision' | 'streamDecisions'>;
 
 /** The part of PolicyService that is about decisions. */
-export function decisionHandlers({ explanations, clock, environment }: DecisionOptions): Handlers {
+export function decisionHandlers({ explanations, clock, environment, maxMessageBytes }: DecisionOptions): Handlers {
   return {
     explainDecision: async ({ subject }, { caller }) => {
       if (subject.case === 'decisionId') return explanationMessage(await explanations.recorded(caller, subject.value));
@@ -55,7 +57,7 @@ export function decisionHandlers({ explanations, clock, environment }: DecisionO
       };
       let first = true;
       for await (const part of explanations.stream(caller, bounds, signal)) {
-        for (const { tasks, decisions } of inPieces(part)) {
+        for (const { tasks, decisions } of inPieces(part, maxMessageBytes)) {
           yield {
             total: BigInt(first ? part.total : 0),
             environment: first ? { ...environment } : {},
@@ -69,10 +71,9 @@ export function decisionHandlers({ explanations, clock, environment }: DecisionO
   };
 }
 
-/** Contexts and arguments may be long: a client takes messages of a few megabytes at most. */
-const pieceBytes = 256 * 1024;
-
-function* inPieces(part: { tasks: readonly Task[]; decisions: readonly RawDecision[] }) {
+/** Contexts and arguments may be long, and a message has a bound: a piece is sent when it is a third full. */
+function* inPieces(part: { tasks: readonly Task[]; decisions: readonly RawDecision[] }, maxMessageBytes: number) {
+  const pieceBytes = Math.min(maxMessageBytes / 3, 256 * 1024);
   const waiting = new Map(part.tasks.map((task) => [task.taskId, task]));
   let piece = { tasks: [] as { taskId: string; facts: string }[], decisions: [] as object[] };
   let bytes = 0;

@@ -26,15 +26,12 @@ export interface RpcHandler {
 }
 
 /** Connect (binary, JSON, GET for reads) and gRPC-Web for every method, through the one chain. Keyed by path. */
-const maxAnswerBytes = 64 * 1024 * 1024;
-
 export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<string, RpcHandler> {
   const router = createConnectRouter({
     // gRPC has a door of its own.
     grpc: false,
     readMaxBytes: maxMessageBytes,
-    // What bounds requests is no bound on what was asked for: pages and documents, each bounded by its own method.
-    writeMaxBytes: maxAnswerBytes,
+    writeMaxBytes: maxMessageBytes,
     maxTimeoutMs,
     jsonOptions: strictJson,
   });
