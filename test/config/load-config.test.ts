@@ -287,6 +287,23 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
     ['6:12: access[0].workloads: must have at least 1 entry'],
   ],
   [
+    'a group of a trust domain that is not configured',
+    'approvals: { groups: { security: ["spiffe://acme.tset/o"] } }',
+    [
+      '6:35: approvals.groups.security[0]: no trust domain "acme.tset" is configured; add it to the configuration\'s attestation, or use one of: acme.test',
+    ],
+  ],
+  [
+    'a webhook over plain http to another machine',
+    'approvals: { webhooks: [{ name: chat, url: "http://chat.acme.test/", secretEnv: S }] }',
+    ['6:44: approvals.webhooks[0].url: is not an https URL; http is allowed on loopback only'],
+  ],
+  [
+    'a webhook without a secret, and one whose secret stands in the file',
+    'approvals: { webhooks: [{ name: chat, url: "https://chat.acme.test/" }] }',
+    ['6:25: approvals.webhooks[0]: needs exactly one of secretFile, secretEnv'],
+  ],
+  [
     'a target that cannot be named',
     'targets: { Ware_house: { kind: postgres, host: h, database: d, user: u, passwordEnv: P } }',
     ['6:12: targets.Ware_house: "Ware_house" is not a name: a lower-case letter, then at most 62 of a-z, 0-9 and "-"'],

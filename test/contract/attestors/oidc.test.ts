@@ -95,6 +95,16 @@ describe('OIDC', () => {
     await expectRefusal(attest(it, token), 'ATTESTATION_INVALID', /another audience/);
   });
 
+  test('groups are taken only from the claim that the operator names, and only as texts', async () => {
+    const groups = ['security', '', 7, ['nested'], 'x'.repeat(257), 'team/ops'];
+    const it = await open({ groupsClaim: 'realm.groups' });
+    expect(await attest(it, signed(it, { realm: { groups } }))).toMatchObject({ groups: ['security', 'team/ops'] });
+    expect(await attest(it, signed(it, { realm: { groups: 'security' } }))).toMatchObject({ groups: ['security'] });
+    expect(await attest(it, signed(it))).toMatchObject({ groups: [] });
+    const without = await open();
+    expect(await attest(without, signed(without, { groups: ['security'] }))).not.toHaveProperty('groups');
+  });
+
   test('required claims must each have one of the stated values', async () => {
     const required = { repository_id: ['41', '42'], scope: 'call' };
     const it = await open({ requiredClaims: required });
