@@ -14,7 +14,9 @@ export interface Arguments {
   profileDir: string | undefined;
 }
 
-const names = [...new Set(scenarios.map(({ name }) => name))];
+/** Needs no broker: measured by itself. */
+export const decideScenario = 'decide';
+const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario];
 
 export const usage = `npm run bench -- <scenario> … [options]
 
@@ -27,7 +29,8 @@ export const usage = `npm run bench -- <scenario> … [options]
   --dir <folder>          where the database goes; the disk decides what a commit costs (default: the temporary folder)
   --cpu-prof <folder>     write a CPU profile of the broker there
 
-echo and commit are always measured beside what was asked for: the ratios are to the same run's.`;
+echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
+and alone, without a broker.`;
 
 export class UsageError extends Error {}
 

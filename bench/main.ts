@@ -1,4 +1,5 @@
-import { parseArguments, usage, UsageError, type Arguments } from './arguments.ts';
+import { decideScenario, parseArguments, usage, UsageError, type Arguments } from './arguments.ts';
+import { measureDecide } from './decide.ts';
 import { startMachine, type Estate, type Machine } from './estate.ts';
 import { addOpenLeases, endLeasesOf } from './open-leases.ts';
 import { pointJson, table, targets, type Point } from './report.ts';
@@ -24,6 +25,11 @@ async function main(argv: readonly string[]): Promise<number> {
   if (args === 'help') {
     process.stdout.write(`${usage}\n`);
     return 0;
+  }
+  if (args.scenarios.has(decideScenario)) {
+    const missed = await measureDecide(args, progress);
+    const others = [...args.scenarios].filter((name) => ![decideScenario, 'echo', 'commit'].includes(name));
+    if (others.length === 0) return missed;
   }
   progress('starting PostgreSQL and the load process');
   const machine = await startMachine(args.dir);

@@ -37,7 +37,8 @@ interface Line {
   text: string;
 }
 
-const notPlain = Symbol('not plain YAML');
+// One for all, made here: it stands for a place to go back to, and says nothing.
+const notPlain = new Error('not plain YAML');
 // Tabs, carriage returns, control characters, and blanks that are not spaces.
 const unusual = /[^\n\x20-\x7e\u00a1-\u167f\u2010-\u2027\u2030-\u205e\u20a0-\u20ff]/;
 const maxDepth = 24;
@@ -156,16 +157,11 @@ interface Flow {
 function flowValue(flow: Flow, depth: number): unknown {
   if (depth > maxDepth) throw notPlain;
   const { text } = flow;
-  switch (text[flow.at]) {
-    case '[':
-      return flowList(flow, depth);
-    case '{':
-      return flowMap(flow, depth);
-    case "'":
-      return singleQuoted(flow);
-    case '"':
-      return doubleQuoted(flow);
-  }
+  const first = text[flow.at];
+  if (first === '[') return flowList(flow, depth);
+  if (first === '{') return flowMap(flow, depth);
+  if (first === "'") return singleQuoted(flow);
+  if (first === '"') return doubleQuoted(flow);
   // A colon is part of a text when something other than a blank or an end follows it: spiffe://acme.test
   const match = /^(?:[^,[\]{}#:]|:(?=[^\s,[\]{}]))+/.exec(text.slice(flow.at));
   if (match === null || depth === 0) throw notPlain;

@@ -40,15 +40,19 @@ export interface Subject {
   tier: ToolTier;
 }
 
-/** The rules that are about an agent, a tool and a tier. */
-function* about(index: RuleIndex, agent: string, access: ToolAccess): Generator<CompiledRule> {
-  for (const byTool of [index.get(agent), index.get('*')]) {
-    if (byTool === undefined) continue;
-    for (const rules of [byTool.get(access.tool), byTool.get('*')]) {
-      if (rules === undefined) continue;
-      for (const rule of rules) if (rule.tiers.has(access.tier)) yield rule;
-    }
-  }
+/** The rules that are about an agent and a tool; some of them are about other tiers. */
+function about(index: RuleIndex, agent: string, { tool }: ToolAccess): (readonly CompiledRule[])[] {
+  const lists: (readonly CompiledRule[])[] = [];
+  const add = (byTool: ReadonlyMap<string, readonly CompiledRule[]> | undefined) => {
+    if (byTool === undefined) return;
+    const own = byTool.get(tool);
+    if (own !== undefined) lists.push(own);
+    const all = byTool.get('*');
+    if (all !== undefined) lists.push(all);
+  };
+  add(index.get(agent));
+  add(index.get('*'));
+  return lists;
 }
 
 export function needsOfRules(
@@ -58,7 +62,8 @@ export function needsOfRules(
   renewal: boolean,
 ): FactNeeds | undefined {
   let needs: FactNeeds | undefined;
-  for (const rule of about(index, agent, access)) {
+  for (const rule of about(index, agent, access).flat()) {
+    if (!rule.tiers.has(access.tier)) continue;
     needs = mergeNeeds(needs, rule.condition?.needs);
     if (renewal) needs = mergeNeeds(needs, rule.renewal.condition?.needs);
     else if (rule.maxUses !== undefined) needs = mergeNeeds(needs, { held: true, lineage: false, rates: [] });
@@ -83,7 +88,8 @@ export function decideByRules(
   let missedFault: string | undefined;
 
   const see = seer(world, subject, input);
-  for (const rule of about(index, task.agent, access)) {
+  for (const rule of about(index, task.agent, access).flat()) {
+    if (!rule.tiers.has(access.tier)) continue;
     let holds: ConditionResult = true;
     if (rule.condition !== undefined) holds = rule.condition.evaluate(see(rule.timeZone));
     considered?.({
