@@ -38,6 +38,7 @@ export async function migrate(url: string, ssl?: pg.ClientConfig['ssl']): Promis
     application_name: 'leasehold migrate',
     ...(ssl === undefined ? {} : { ssl }),
   });
+  client.on('error', () => undefined);
   await client.connect();
   try {
     await client.query('SELECT pg_advisory_lock($1)', [lock]);

@@ -13,6 +13,9 @@ export interface DatabaseOptions {
 export function createPool(options: DatabaseOptions): pg.Pool {
   const pool = new pg.Pool({ ...connectionOptions(options), max: options.poolSize, idleTimeoutMillis: 30_000 });
   pool.on('error', options.onError);
+  // A connection that breaks between two statements of a transaction has nobody else who listens, and an unheard `error`
+  // ends the process. The statement that follows fails with it anyway.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   return pool;
 }
 

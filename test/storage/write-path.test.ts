@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { auditEvent } from '../../src/domain/issue.ts';
 import type { Task } from '../../src/domain/model.ts';
+import { transaction } from '../../src/storage/pool.ts';
 import type { Storage } from '../../src/storage/storage.ts';
 import { asSuperuser } from '../support/postgres.ts';
 import {
@@ -180,4 +181,20 @@ test('the broker goes on after its connections were cut', async () => {
     .catch((error: { reason: string }) => error.reason);
   expect([true, 'STORAGE_UNAVAILABLE']).toContain(first);
   await expect.poll(() => storage.writer.insert(writeOf(task, leaseOf(task))).catch(() => false)).toBe(true);
+});
+
+test('a connection that is lost in the middle of a transaction fails it, and not the process', async () => {
+  const uncaught: unknown[] = [];
+  const listener = (error: unknown) => uncaught.push(error);
+  process.on('uncaughtExceptionMonitor', listener);
+  const lost = transaction(storage.pool, async (client) => {
+    const { rows: own } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    await asSuperuser(database.url, (other) => other.query('SELECT pg_terminate_backend($1, 5000)', [own[0]!.pid]));
+    // Long enough for the loss to arrive while no statement runs.
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await client.query('SELECT 1');
+  });
+  await expect(lost).rejects.toMatchObject({ reason: 'STORAGE_UNAVAILABLE' });
+  process.off('uncaughtExceptionMonitor', listener);
+  expect(uncaught).toEqual([]);
 });
