@@ -6,6 +6,7 @@ import type { ArgumentLimit } from '../domain/arguments.ts';
 import type { Tier } from '../domain/model.ts';
 import { checkTimeZone } from './check-definitions.ts';
 import type { Report } from './check-tool.ts';
+import { definitionHint } from './condition-fault.ts';
 import type { ArgsShape } from './condition.ts';
 import { inheritTtl } from './defaults.ts';
 import type { DefaultsDocument, RuleSpec, TierSpec, ToolDocument } from './documents.ts';
@@ -105,7 +106,7 @@ function eachName(
       check(entry, (message, hint) => report(source, at, message, hint));
     } else if (!Object.hasOwn(world.lists, list)) {
       if (!world.listsUnknown) {
-        report(source, at, `there is no list ${quote(list)}`, suggestion(list, Object.keys(world.lists), 'lists'));
+        report(source, at, `there is no list ${quote(list)}`, definitionHint(list, Object.keys(world.lists), 'lists'));
       }
     } else {
       for (const name of world.lists[list]!) {

@@ -1,6 +1,16 @@
 import { suggestion } from '../config/suggest.ts';
 import { fieldsOf } from './activation.ts';
 
+/** For a condition or list that nobody defined. */
+export function definitionHint(
+  word: string,
+  names: Iterable<string>,
+  what: 'conditions' | 'lists',
+): string | undefined {
+  const all = [...names];
+  return all.length === 0 ? `define it in a Definitions document, under spec.${what}` : suggestion(word, all, what);
+}
+
 /** What is wrong with a condition, and where in its text. */
 export interface ConditionFault {
   /** From 0. */
@@ -29,7 +39,7 @@ export function unknownField(owner: string, word: string, offset: number, define
     };
   }
   if (owner === 'lists') {
-    const hint = suggestion(word, Object.keys(defined?.lists ?? {}), 'lists');
+    const hint = definitionHint(word, Object.keys(defined?.lists ?? {}), 'lists');
     return { offset, message: `there is no list "${word}"`, ...(hint === undefined ? {} : { hint }) };
   }
   const message = `${owner === '' ? 'there' : owner} has no field "${word}"`;

@@ -1,5 +1,5 @@
 import type { ASTNode } from '@marcbachmann/cel-js';
-import { suggestion } from '../config/suggest.ts';
+import { definitionHint } from './condition-fault.ts';
 import type { ConditionFault } from './condition-fault.ts';
 
 const maxLength = 32 * 1024;
@@ -47,7 +47,7 @@ export function expandConditions(
       const at = origin ?? node.start;
       const body = conditions.get(name);
       if (body === undefined) {
-        const hint = suggestion(name, conditions.keys(), 'conditions');
+        const hint = definitionHint(name, conditions.keys(), 'conditions');
         const where = trail.length === 0 ? '' : `condition "${trail.at(-1)}" names "${name}": `;
         // The name begins after `conditions.`
         const offset = origin ?? expression.indexOf(name, node.start + 'conditions'.length);
