@@ -1,12 +1,13 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { setTimeout as timer } from 'node:timers/promises';
+import { setImmediate, setTimeout as timer } from 'node:timers/promises';
 import { adminService, type Component } from './api/admin-service.ts';
 import { approvalService } from './api/approval-service.ts';
 import { auditService } from './api/audit-service.ts';
 import type { Service } from './api/call.ts';
 import { credentialService } from './api/credential-service.ts';
 import { policyService } from './api/policy-service.ts';
+import { reportService } from './api/report-service.ts';
 import { revocationService } from './api/revocation-service.ts';
 import { taskService } from './api/task-service.ts';
 import { createAttestation } from './attestors/attestation.ts';
@@ -28,6 +29,7 @@ import { idFactory } from './domain/ids.ts';
 import { createIssuer } from './domain/issue.ts';
 import type { Provider } from './domain/provider.ts';
 import { createExplanations } from './domain/explanations.ts';
+import { createReporter } from './domain/report.ts';
 import { createReevaluator } from './domain/reevaluation.ts';
 import { createRevisions } from './domain/revisions.ts';
 import { createSettler } from './domain/settlement.ts';
@@ -339,6 +341,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         auditService(tasks, storage.audit),
+        reportService(createReporter({ clock, policy, store: storage.reports, yieldNow: setImmediate }), clock),
         policyService({
           revisions,
           explanations,

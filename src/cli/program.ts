@@ -25,6 +25,7 @@ import { policyExplain } from './commands/policy-explain.ts';
 import { policyList } from './commands/policy-list.ts';
 import { policyReplay } from './commands/policy-replay.ts';
 import { policyRollback } from './commands/policy-rollback.ts';
+import { report } from './commands/report.ts';
 import { serve } from './commands/serve.ts';
 import { status } from './commands/status.ts';
 import { taskClose } from './commands/task-close.ts';
@@ -90,6 +91,7 @@ export function buildProgram(): Command {
     policyRollback,
   ])
     add(policy);
+  report(program);
 
   program.commandsGroup('Run:');
   serve(program);

@@ -11,6 +11,7 @@ export * from '../gen/leasehold/v1/credential_service_pb.js';
 export * from '../gen/leasehold/v1/admin_service_pb.js';
 export * from '../gen/leasehold/v1/audit_service_pb.js';
 export * from '../gen/leasehold/v1/policy_service_pb.js';
+export * from '../gen/leasehold/v1/report_service_pb.js';
 export * from '../gen/leasehold/v1/approval_service_pb.js';
 export { durationFromMs, durationMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
 export { create } from '@bufbuild/protobuf';

@@ -9,6 +9,7 @@ import { createDecisionStore } from './decision-store.ts';
 import { connectionOptions, createPool, guarded, type DatabaseOptions } from './pool.ts';
 import { createPolicyStore } from './policy-store.ts';
 import { createReevaluationStore } from './reevaluation-store.ts';
+import { createReportStore } from './report-store.ts';
 import { createRevocationStore } from './revocation-store.ts';
 import { createSettlementStore } from './settlement-store.ts';
 import { createTaskStore } from './task-store.ts';
@@ -37,6 +38,7 @@ export async function openStorage(options: DatabaseOptions) {
       notifications: createNotificationStore(pool),
       approvals: (outbox: Outbox) => createApprovalStore(pool, outbox),
       policies: createPolicyStore(pool),
+      reports: createReportStore(pool),
       decisions: createDecisionStore(pool),
       reevaluation: createReevaluationStore(pool),
       wake,
