@@ -2,6 +2,7 @@ import { canSee, opened, taskClosed, taskNotFound } from './access.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision } from './decision.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
+import { nothingYet } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { auditEvent, type TaskCache } from './issue.ts';
 import type { CloseCause, Lease, LeaseSummary, Task, TaskState, ToolAccess } from './model.ts';
@@ -261,7 +262,12 @@ export function createTasks(options: TasksOptions) {
       decision:
         task.state !== 'open'
           ? ended
-          : decide(revision, task, access, { workload: task.agentWorkload, now, renewal: undefined }),
+          : decide(revision, task, access, {
+              workload: task.agentWorkload,
+              now,
+              renewal: undefined,
+              facts: nothingYet,
+            }),
     }));
   }
 

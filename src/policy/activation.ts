@@ -244,8 +244,11 @@ export function fieldsOf(variable: string): Readonly<Record<string, string>> | u
   return Object.hasOwn(variables, variable) ? variables[variable as keyof typeof variables].fields : undefined;
 }
 
+/** Something that storage knows and was not asked: in a plan, before any credential is asked for. */
+export class UnknownFact extends Error {}
+
 function known<T>(value: T | undefined): T {
-  if (value === undefined) throw new Error('what storage knows was not asked for');
+  if (value === undefined) throw new UnknownFact();
   return value;
 }
 

@@ -3,7 +3,7 @@ import type { ParseError } from '@marcbachmann/cel-js';
 import { suggestion } from '../config/suggest.ts';
 import type { FactNeeds } from '../domain/facts.ts';
 import type { Millis } from '../domain/time.ts';
-import { ArgsView, HeldItem, heldItemFields, ListsView, variables } from './activation.ts';
+import { ArgsView, HeldItem, heldItemFields, ListsView, UnknownFact, variables } from './activation.ts';
 import type { Activation, CountView, HeldView, RateView, TimeView, ToolView } from './activation.ts';
 import { parseDuration } from '../config/duration.ts';
 import { unknownField } from './condition-fault.ts';
@@ -169,6 +169,9 @@ function evaluate(program: (activation: Activation) => unknown, activation: Acti
     const result = program(activation);
     return typeof result === 'boolean' ? result : { failed: 'it gave neither true nor false' };
   } catch (error) {
+    if (error instanceof UnknownFact || (error as Error).cause instanceof UnknownFact) {
+      return { failed: 'it counts what is known only when a credential is asked for' };
+    }
     const { code, summary } = error as CelError;
     if (code === 'unknown_variable') return { failed: 'it looks at the arguments of a request, and there is none yet' };
     // Other summaries may quote values of the task's context, which are not for every reader of a decision.

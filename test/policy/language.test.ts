@@ -83,8 +83,8 @@ describe('a condition sees', () => {
       { arguments: undefined },
       'it looks at the arguments of a request, and there is none yet',
     ],
-    ['held.tool("t")', { facts: undefined }, 'it failed'],
-    ['rate.agent("2h") < 1', {}, 'it failed'],
+    ['held.tool("t")', { facts: undefined }, 'it counts what is known only when a credential is asked for'],
+    ['rate.agent("2h") < 1', {}, 'it counts what is known only when a credential is asked for'],
   ] as [string, Partial<DecisionInput>, string][])(
     'nothing in %s when that is not known: an allow does not, a deny does',
     (when, rest, why) => {
