@@ -31,7 +31,8 @@ const maybe = <T>(...values: T[]) => fc.option(fc.constantFrom(...values), { nil
 
 /** Conditions with what each comes to, so that the reference needs no expression engine. */
 const conditions: Record<string, (of: DecisionInput) => boolean | 'error'> = {
-  'args.amount < 100': (of) => (of.arguments?.['amount'] === undefined ? 'error' : Number(of.arguments['amount']) < 100),
+  'args.amount < 100': (of) =>
+    of.arguments?.['amount'] === undefined ? 'error' : Number(of.arguments['amount']) < 100,
   'has(args.amount)': (of) => of.arguments?.['amount'] !== undefined,
   'held.tool("t")': (of) => held(of) > 0,
   'count.task("t") < 3': (of) => held(of) < 3,
