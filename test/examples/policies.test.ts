@@ -91,12 +91,12 @@ test('all of them live in one folder together, as they would in one repository',
 });
 
 test('the command line says the same', async () => {
-  const folder = path.join(root, 'on-call-investigator');
-  const checked = await runCli(['policy', 'check', folder]);
+  const folder = path.join(root, 'coding-agent');
+  const checked = await runCli(['policy', 'check', folder, '--strict']);
   expect(checked).toMatchObject({ code: 0 });
   const tested = await runCli(['policy', 'test', folder, '--min-coverage', '100']);
   expect(tested).toMatchObject({ code: 0 });
-  expect(tested.stdout).toContain('5 of 5 rules reached (100 %)');
+  expect(tested.stdout).toContain('6 of 6 rules reached (100 %)');
 });
 
 function casesOf(value: unknown): { expect: { effect: string } }[] {
