@@ -185,8 +185,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       const context: DecisionContext = {
         workload: caller.workload,
         now,
-        renewal:
-          renewedFrom === undefined ? undefined : { ...renewalContext(renewedFrom, task, now), sinceApproval },
+        renewal: renewedFrom === undefined ? undefined : { ...renewalContext(renewedFrom, task, now), sinceApproval },
         arguments: line.arguments.values,
         facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now, except),
       };
@@ -351,7 +350,14 @@ export function createIssuer(options: IssuerOptions): Issuer {
       settleAt: inTwoSteps ? now + timeout + pendingMargin : lease.expiresAt,
       supersedeAt: line.renewedFrom === undefined ? undefined : now + options.renewalOverlap,
       events: [
-        auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line), leaseId),
+        auditEvent(
+          task,
+          'decision.made',
+          caller.workload,
+          now,
+          decisionDetail(access, decision, revision, line),
+          leaseId,
+        ),
       ],
     };
     const { on: approval } = decision;
@@ -363,7 +369,10 @@ export function createIssuer(options: IssuerOptions): Issuer {
   }
 
   /** Undefined: the write was refused. */
-  async function issueSelfContained(provider: SelfContainedProvider, grant: PreparedGrant): Promise<Issued | undefined> {
+  async function issueSelfContained(
+    provider: SelfContainedProvider,
+    grant: PreparedGrant,
+  ): Promise<Issued | undefined> {
     grant.write.events.push(issuedEvent(grant));
     const written = writer.insert(grant.write);
     // Signing takes the CPU while the database takes the write; the token leaves only after the commit (design §5.5).
@@ -635,5 +644,13 @@ export function auditEvent(
   detail: Record<string, unknown>,
   leaseId?: string,
 ): AuditEvent {
-  return { tenant: task.tenant, kind, at, actor, taskId: task.taskId, detail, ...(leaseId === undefined ? {} : { leaseId }) };
+  return {
+    tenant: task.tenant,
+    kind,
+    at,
+    actor,
+    taskId: task.taskId,
+    detail,
+    ...(leaseId === undefined ? {} : { leaseId }),
+  };
 }
