@@ -43,6 +43,23 @@ export function contextEntry(text: string): [string, string] {
   return [key, text.slice(at + 1)];
 }
 
+/** A declared argument of a tool: a number or a boolean where it reads as one, a string otherwise or when quoted. */
+export function requestArgument(text: string): [string, string | number | boolean] {
+  const at = text.indexOf('=');
+  const name = text.slice(0, at);
+  if (at <= 0 || !/^[a-z][a-z0-9_]{0,62}$/.test(name)) {
+    throw new InvalidArgumentError('It is NAME=VALUE, with a name of lower-case letters, digits and "_".');
+  }
+  const written = text.slice(at + 1);
+  try {
+    const value: unknown = JSON.parse(written);
+    if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') return [name, value];
+  } catch {
+    // No JSON: the text itself.
+  }
+  return [name, written];
+}
+
 export function instant(text: string): number {
   // RFC 3339 §5.6, with the offset that makes it one moment.
   const valid = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)$/.test(text);

@@ -52,6 +52,18 @@ const issuing = (credential: MessageInitShape<typeof CredentialSchema>): Handler
 const issue = ['credential', 'issue', taskId, '--tool', 'warehouse:read'];
 
 describe('credential issue', () => {
+  test('sends declared arguments with their types', async () => {
+    let seen: IssueCredentialRequest | undefined;
+    const handlers: Handlers = {
+      credential: { issueCredential: (request) => ((seen = request), { credential: login }) },
+    };
+    const given = ['amount=40', 'dry_run=true', 'repository=acme/web', 'ticket="40"', 'note={}'];
+    const { code } = await cli(handlers, ...issue, ...given.flatMap((one) => ['--argument', one]));
+    expect(code).toBe(0);
+    expect(seen?.arguments).toEqual({ amount: 40, dry_run: true, repository: 'acme/web', ticket: '40', note: '{}' });
+    expect((await runCli([...issue, '--argument', 'Amount=1'])).code).toBe(2);
+  });
+
   test('asks for one tool and tier, and prints the lease and what it got', async () => {
     let seen: IssueCredentialRequest | undefined;
     const handlers: Handlers = {

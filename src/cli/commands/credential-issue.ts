@@ -2,10 +2,11 @@ import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
 import { withMaterial, type MaterialOptions } from '../material-options.ts';
-import { identifier, toolAndTier, type ToolAndTier } from '../values.ts';
+import { collect, identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
 
 interface Options extends RemoteOptions, MaterialOptions {
   tool: ToolAndTier;
+  argument?: [string, string | number | boolean][];
   justification?: string;
   approval?: string;
   requestId?: string;
@@ -36,6 +37,7 @@ export function credentialIssue(parent: Command): void {
   command
     .argument('<task>', 'task identifier', identifier('tsk'))
     .requiredOption('--tool <tool:tier>', 'tool and tier', toolAndTier)
+    .option('--argument <name=value>', 'a declared argument of the tool; repeat it for more', collect(requestArgument))
     .option('--justification <text>', 'what this use is for; recorded, never decides')
     .option('--approval <approval>', 'the approval to use; without it one that fits is found', identifier('apr'));
   withRequestId(withMaterial(command)).action(async (taskId: string, options: Options) => {
@@ -50,6 +52,7 @@ export function credentialIssue(parent: Command): void {
       tier: remote.tierValue[options.tool.tier],
       justification: options.justification ?? '',
       approval: options.approval ?? '',
+      arguments: Object.fromEntries(options.argument ?? []),
     });
     await deliver(remote.required(answer.credential), options, requestId);
   });

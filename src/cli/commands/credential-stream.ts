@@ -2,10 +2,11 @@ import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
 import { withMaterial, type MaterialOptions } from '../material-options.ts';
-import { identifier, toolAndTier, type ToolAndTier } from '../values.ts';
+import { collect, identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
 
 interface Options extends RemoteOptions, MaterialOptions {
   tool: ToolAndTier;
+  argument?: [string, string | number | boolean][];
   justification?: string;
   requestId?: string;
 }
@@ -31,6 +32,7 @@ export function credentialStream(parent: Command): void {
   command
     .argument('<task>', 'task identifier', identifier('tsk'))
     .requiredOption('--tool <tool:tier>', 'tool and tier', toolAndTier)
+    .option('--argument <name=value>', 'a declared argument of the tool; repeat it for more', collect(requestArgument))
     .option('--justification <text>', 'what this use is for; recorded, never decides');
   withRequestId(withMaterial(command)).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
@@ -46,6 +48,7 @@ export function credentialStream(parent: Command): void {
         tool: options.tool.tool,
         tier: remote.tierValue[options.tool.tier],
         justification: options.justification ?? '',
+        arguments: Object.fromEntries(options.argument ?? []),
       },
       false,
     );
