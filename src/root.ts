@@ -11,18 +11,12 @@ import { reportService } from './api/report-service.ts';
 import { revocationService } from './api/revocation-service.ts';
 import { taskService } from './api/task-service.ts';
 import { createAttestation } from './attestors/attestation.ts';
-import { createJwtSvidAttestor } from './attestors/jwt-svid/attestor.ts';
-import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
-import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
-import { createOidcAttestor } from './attestors/oidc/attestor.ts';
-import type { Config, TargetConfig } from './config/config.ts';
+import type { Config } from './config/config.ts';
 import { policyNames } from './config/check-config.ts';
 import { resolveRoles } from './config/roles.ts';
-import { readSealingKey, readWebhookSecret } from './config/secret-source.ts';
-import { workloadIndex } from './config/workload-pattern.ts';
+import { readSealingKey } from './config/secret-source.ts';
 import { createApprovals } from './domain/approvals/approvals.ts';
 import { createApprovalGate } from './domain/approvals/gate.ts';
-import type { Attestor } from './domain/attestor.ts';
 import { createCallerResolver } from './domain/callers.ts';
 import { createCredentials } from './domain/credentials.ts';
 import { idFactory } from './domain/ids.ts';
@@ -38,6 +32,7 @@ import type { Reached } from './domain/telemetry.ts';
 import type { Clock, Millis } from './domain/time.ts';
 import { createSealer } from './keys/seal.ts';
 import { createKeyRing } from './keys/signing-keys.ts';
+import { jwksRoute, statusListRoute } from './key-routes.ts';
 import { createMonitor } from './monitor.ts';
 import { createMessenger } from './notify/messenger.ts';
 import { createObservability } from './observability/observability.ts';
@@ -46,8 +41,9 @@ import { compiledRevisions, compileFiles, openPolicy } from './policy-source.ts'
 import { createJwtProvider } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
+import { jwksCacheAge, revokeTimeout, statusListTtl } from './root-bounds.ts';
+import { attestors, groupsOf, postgresTargets, sealingKey, webhookEndpoints } from './root-options.ts';
 import { createDoors } from './server/doors.ts';
-import type { HttpRoute } from './server/http-route.ts';
 import { openStorage } from './storage/storage.ts';
 import { createTaskCache } from './storage/task-cache.ts';
 import { version } from './version.ts';
@@ -72,12 +68,9 @@ export interface Broker {
 }
 
 const tenant = 'default';
-const jwksCacheAge: Millis = 300_000;
-const statusListTtl: Millis = 15_000;
 const maxClockOffset: Millis = 10_000;
 /** For letting go of workers and connections when the calls in flight have used up the grace. */
 const leastCloseTime: Millis = 1_000;
-const revokeTimeout: Millis = 10_000;
 
 /** The composition root: configuration in, running broker out. The only place that wires. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
@@ -405,128 +398,4 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 /** Resolves early, without an error, when the signal aborts. */
 async function sleep(ms: Millis, signal: AbortSignal): Promise<void> {
   await timer(ms, undefined, { signal }).catch(() => undefined);
-}
-
-function sealingKey(config: Config): Uint8Array {
-  if (config.keys.sealingKey === undefined) {
-    throw new Error(
-      `${config.file}: keys.sealingKeyFile or keys.sealingKeyEnv: is required to serve; make a key with \`openssl rand -base64 32\``,
-    );
-  }
-  return readSealingKey(config.keys.sealingKey);
-}
-
-function attestors(config: Config, clock: Clock): Attestor[] {
-  const { attestation } = config;
-  const timeout = 5_000;
-  return [
-    ...attestation.trustDomains.map((domain) =>
-      createJwtSvidAttestor({
-        trustDomain: domain.name,
-        tenant: domain.tenant,
-        audiences: [...domain.audiences],
-        bundle:
-          'file' in domain.bundle
-            ? fileBundle({ path: domain.bundle.file, clock, staleAfter: domain.staleAfter })
-            : httpsBundle({ ...domain.bundle, clock, staleAfter: domain.staleAfter, minRefresh: 30_000, timeout }),
-        maxLifetime: domain.maxTokenLifetime,
-        skew: attestation.clockSkew,
-      }),
-    ),
-    ...attestation.oidc.map((provider) =>
-      createOidcAttestor({
-        issuer: provider.issuer,
-        tenant: provider.tenant,
-        audiences: [...provider.audiences],
-        requiredClaims: Object.fromEntries(
-          Object.entries(provider.requiredClaims).map(([claim, values]) => [claim, [...values]]),
-        ),
-        workload: provider.workload,
-        maxLifetime: provider.maxTokenLifetime,
-        skew: attestation.clockSkew,
-        staleAfter: provider.staleAfter,
-        groupsClaim: provider.groupsClaim,
-        jwksUri: provider.jwksUri,
-        caFile: provider.caFile,
-        clock,
-        timeout,
-      }),
-    ),
-  ];
-}
-
-function groupsOf(config: Config) {
-  return workloadIndex(
-    Object.entries(config.approvals.groups).flatMap(([group, patterns]) =>
-      patterns.map((pattern): [string, string] => [pattern, group]),
-    ),
-  );
-}
-
-function webhookEndpoints(config: Config) {
-  return config.approvals.webhooks.map((hook) => ({
-    name: hook.name,
-    url: hook.url,
-    secret: () => readWebhookSecret(hook.secret),
-    timeoutMs: hook.timeout,
-    ca: hook.caFile === undefined ? undefined : readFileSync(hook.caFile, 'utf8'),
-  }));
-}
-
-function postgresTargets(targets: Readonly<Record<string, TargetConfig>>) {
-  return Object.fromEntries(
-    Object.entries(targets).map(([name, target]) => [
-      name,
-      {
-        host: target.connect.host,
-        port: target.connect.port,
-        connectHost: target.host,
-        connectPort: target.port,
-        database: target.database,
-        user: target.user,
-        password: target.password.read(),
-        sslmode: target.sslmode,
-        ...(target.caFile === undefined ? {} : { ca: readFileSync(target.caFile, 'utf8') }),
-        poolSize: target.poolSize,
-        issueTimeout: target.issueTimeout,
-        revokeTimeout,
-        ...(target.grantor === undefined ? {} : { grantor: target.grantor }),
-        ...(target.reassignTo === undefined ? {} : { reassignTo: target.reassignTo }),
-      },
-    ]),
-  );
-}
-
-function jwksRoute(jwks: () => object): HttpRoute {
-  return {
-    method: 'GET',
-    path: '/.well-known/jwks.json',
-    handler: () => ({
-      status: 200,
-      headers: {
-        'content-type': 'application/jwk-set+json',
-        'cache-control': `public, max-age=${jwksCacheAge / 1_000}`,
-      },
-      body: JSON.stringify(jwks()),
-    }),
-  };
-}
-
-function statusListRoute(list: (number: number) => Promise<string>): HttpRoute {
-  return {
-    method: 'GET',
-    path: '/status-lists/*',
-    handler: async ({ path }) => {
-      const number = /^\/status-lists\/([0-9]{1,9})$/.exec(path)?.[1];
-      if (number === undefined) return { status: 404 };
-      return {
-        status: 200,
-        headers: {
-          'content-type': 'application/statuslist+jwt',
-          'cache-control': `public, max-age=${statusListTtl / 1_000}`,
-        },
-        body: await list(Number(number)),
-      };
-    },
-  };
 }

@@ -2,7 +2,7 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs, timestampMs, type Duration, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BoundedDecision } from '../domain/decision.ts';
 import { fieldInvalid } from '../domain/errors.ts';
-import type { Issued } from '../domain/issue.ts';
+import type { Issued } from '../domain/hand-out.ts';
 import type * as domain from '../domain/model.ts';
 import type { TaskView } from '../domain/tasks.ts';
 import type { Instant, Millis } from '../domain/time.ts';

@@ -1,3 +1,4 @@
+import type { Task } from './model.ts';
 import type { Instant } from './time.ts';
 
 /** What can happen to a task or a lease. Each is written in the transaction of the act itself. */
@@ -43,4 +44,23 @@ export interface AuditEvent {
 
 export interface RecordedAuditEvent extends AuditEvent {
   eventId: string;
+}
+
+export function auditEvent(
+  task: Pick<Task, 'tenant' | 'taskId'>,
+  kind: AuditKind,
+  actor: string,
+  at: Instant,
+  detail: Record<string, unknown>,
+  leaseId?: string,
+): AuditEvent {
+  return {
+    tenant: task.tenant,
+    kind,
+    at,
+    actor,
+    taskId: task.taskId,
+    detail,
+    ...(leaseId === undefined ? {} : { leaseId }),
+  };
 }

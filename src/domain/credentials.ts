@@ -1,7 +1,9 @@
 import { holds, leaseNotFound } from './access.ts';
 import type { Caller } from './caller.ts';
 import { BrokerError } from './errors.ts';
-import { auditEvent, type Issued, type Issuer, type IssueRequest, type TaskCache } from './issue.ts';
+import { auditEvent } from './audit.ts';
+import type { Issued } from './hand-out.ts';
+import type { Issuer, IssueRequest, TaskCache } from './issue.ts';
 import type { Lease } from './model.ts';
 import type { Settler } from './settlement.ts';
 import type { LeaseStore, Wake } from './store.ts';

@@ -2,21 +2,23 @@ import { checkArguments, noArguments, type DeclaredArguments } from './arguments
 import { actsAsAgent, holds, leaseNotFound, taskClosed, taskNotFound } from './access.ts';
 import { approvalEvent } from './approvals/build.ts';
 import type { ApprovalGate } from './approvals/gate.ts';
-import type { Approval } from './approvals/model.ts';
-import type { AuditEvent, AuditKind } from './audit.ts';
+import { auditEvent } from './audit.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
-import { asked, type Asked } from './decision-record.ts';
+import { asked } from './decision-record.ts';
 import { BrokerError } from './errors.ts';
 import type { DecisionFacts, FactNeeds, Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
+import { createHandOut, type Issued, type PreparedGrant } from './hand-out.ts';
 import { createInTurn } from './in-turn.ts';
+import { decisionDetail, refusalEvents, type Allowed, type Line, type Recorded } from './issue-records.ts';
+import { leaseEnded, notRenewed, refusal, renewable } from './issue-refusals.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
-import type { Grant, Material, Provider, SelfContainedProvider } from './provider.ts';
+import type { Grant, Provider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
-import { leaseFields, type Emit, type Reached } from './telemetry.ts';
+import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
 export interface IssueRequest {
@@ -28,12 +30,6 @@ export interface IssueRequest {
   arguments?: DeclaredArguments;
   /** Name of the approval to use; undefined: one that fits is found. */
   approval?: string | undefined;
-}
-
-export interface Issued {
-  lease: Lease;
-  material: Material;
-  renewAfter: Instant;
 }
 
 /** Tasks as this replica last saw them. A stale one costs a refused write and a second look, never a wrong issue. */
@@ -73,17 +69,13 @@ const signingTimeout: Millis = 5_000;
 /** The task changed while we decided: decide again, but not for ever. */
 const maxRounds = 4;
 
-interface Line {
-  renewedFrom: Lease | undefined;
-  requestId: string;
-  justification: string;
-  arguments: DeclaredArguments;
-  approval?: string | undefined;
-}
-
 export function createIssuer(options: IssuerOptions): Issuer {
   const { clock, cache, leases, writer, policy } = options;
   const inTurn = createInTurn();
+  const { issueSelfContained, issueInTwoSteps } = createHandOut({
+    ...options,
+    refreshTask: (tenant, taskId) => cache.refresh(tenant, taskId),
+  });
 
   return {
     issue: async (caller, request) => {
@@ -297,10 +289,6 @@ export function createIssuer(options: IssuerOptions): Issuer {
     throw line.renewedFrom === undefined ? error : notRenewed(error, access, line.renewedFrom);
   }
 
-  interface PreparedGrant extends Grant {
-    write: LeaseWrite;
-  }
-
   function newGrant(
     caller: Caller,
     task: Task,
@@ -368,103 +356,6 @@ export function createIssuer(options: IssuerOptions): Issuer {
     return { lease, task, tool: decision.tool, tier: decision.tier, write };
   }
 
-  /** Undefined: the write was refused. */
-  async function issueSelfContained(
-    provider: SelfContainedProvider,
-    grant: PreparedGrant,
-  ): Promise<Issued | undefined> {
-    grant.write.events.push(issuedEvent(grant));
-    const written = writer.insert(grant.write);
-    // Signing takes the CPU while the database takes the write; the token leaves only after the commit (design §5.5).
-    let material: Material;
-    try {
-      material = provider.sign(grant);
-    } catch (error) {
-      await written.catch(() => undefined);
-      throw error;
-    }
-    if (!(await written)) return undefined;
-    return done(grant, material);
-  }
-
-  /** A pending lease first, then the credential, then `active`: what is in between is settled, whatever happens. */
-  async function issueInTwoSteps(
-    provider: Provider,
-    grant: PreparedGrant,
-    stillAllowed: () => Promise<void>,
-  ): Promise<Issued | undefined> {
-    const { lease, write } = grant;
-    if (!(await writer.insert({ ...write, supersedeAt: undefined }))) return undefined;
-    options.reached('issue.pending-committed');
-    try {
-      await stillAllowed();
-    } catch (error) {
-      await abandon(grant, 'policy does not allow it beside what was issued at the same moment');
-      throw error;
-    }
-    let material: Material;
-    try {
-      material = provider.selfContained
-        ? provider.sign(grant)
-        : await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
-    } catch (error) {
-      options.emit('provider.failed', { provider: lease.provider, tool: lease.tool, operation: 'issue', error });
-      await abandon(grant, 'the provider did not make the credential');
-      if (error instanceof BrokerError) throw error;
-      throw new BrokerError(
-        'PROVIDER_UNAVAILABLE',
-        `the target of ${lease.tool}:${lease.tier} did not make a credential: retry with the same request_id`,
-        { cause: error, retryAfterMs: 1_000 },
-      );
-    }
-    options.reached('issue.credential-made');
-    if (await activate(grant)) {
-      options.reached('issue.activated');
-      return done(grant, material);
-    }
-    await abandon(grant, 'the task changed before the credential was handed out');
-    return undefined;
-  }
-
-  /** `pending` → `active`. A deadline that moved but still covers the lease is no reason to throw the credential away. */
-  async function activate(grant: PreparedGrant): Promise<boolean> {
-    const { lease, write } = grant;
-    const events = [issuedEvent(grant)];
-    let epoch = write.epoch;
-    for (let round = 0; round < maxRounds; round++) {
-      try {
-        if (await writer.activate({ ...write, lease, epoch, settleAt: lease.expiresAt, events })) return true;
-      } catch (error) {
-        await abandon(grant, 'the broker could not record the credential');
-        throw error;
-      }
-      const task = await cache.refresh(lease.tenant, lease.taskId);
-      if (task?.state !== 'open' || task.epoch === epoch || task.deadline < lease.expiresAt) return false;
-      epoch = task.epoch;
-    }
-    return false;
-  }
-
-  /** Nobody received it: settled at once, and by the settler in any case when this fails too (its `settleAt` stands). */
-  async function abandon(grant: PreparedGrant, reason: string): Promise<void> {
-    const { lease, task } = grant;
-    const event = auditEvent(task, 'lease.abandoned', 'broker', clock.now(), { reason }, lease.leaseId);
-    try {
-      await leases.abandon(lease, clock.now(), event);
-      options.emit('lease.abandoned', { ...leaseFields(lease), reason });
-    } catch (error) {
-      options.emit('storage.failed', { operation: 'abandon', error });
-    }
-  }
-
-  function done(grant: PreparedGrant, material: Material): Issued {
-    const lease: Lease = { ...grant.lease, state: 'active' };
-    const fields = { ...leaseFields(lease), agent: lease.agent, expiresAt: lease.expiresAt };
-    if (lease.renewedFrom === undefined) options.emit('lease.issued', fields);
-    else options.emit('lease.renewed', { ...fields, renewedFrom: lease.renewedFrom });
-    return { lease, material, renewAfter: renewAfter(lease) };
-  }
-
   /** The same request_id again: an equivalent credential for the same lease (invariant 4). */
   async function replay(caller: Caller, task: Task, access: ToolAccess, line: Line): Promise<Issued | undefined> {
     const lease = await leases.byRequest(task.tenant, task.taskId, line.requestId);
@@ -525,132 +416,4 @@ export function createIssuer(options: IssuerOptions): Issuer {
       policyRule: decision.rule,
     });
   }
-}
-
-/** An allow, and the approval that it rests on where there is one. */
-type Allowed = BoundedDecision & { effect: 'allow' } & { on?: Approval; record: Recorded };
-
-/** By which a decision is found and made again. */
-interface Recorded {
-  decisionId: string;
-  asked: Asked;
-}
-
-function refusalEvents(
-  caller: Caller,
-  task: Task,
-  access: ToolAccess,
-  now: Instant,
-  decision: { effect: string; rule: string; reason: string; record?: Recorded },
-  line: Line,
-  revision: PolicyRevision,
-): AuditEvent[] {
-  const { tool, tier } = access;
-  return [
-    auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line)),
-    auditEvent(task, 'lease.denied', caller.workload, now, { tool, tier, reason: decision.reason }),
-  ];
-}
-
-function renewable(lease: Lease, now: Instant): boolean {
-  return lease.state === 'active' && lease.settleCause === undefined && lease.expiresAt > now;
-}
-
-function leaseEnded(lease: Lease): BrokerError {
-  return new BrokerError(
-    'LEASE_ENDED',
-    `lease ${lease.leaseId} has ended or was renewed already: ask for a new credential with a new request_id`,
-  );
-}
-
-function refusal(
-  decision: Exclude<BoundedDecision, { effect: 'allow' }> & { record?: Recorded },
-  access: ToolAccess,
-  line: Line,
-): BrokerError {
-  const { rule, record } = decision;
-  const named = record === undefined ? {} : { decision: record.decisionId };
-  const metadata = { tool: access.tool, tier: access.tier, rule, ...named };
-  const name = `${access.tool}:${access.tier}`;
-  if (line.renewedFrom !== undefined) {
-    return notRenewed({ message: decision.reason, metadata }, access, line.renewedFrom);
-  }
-  if (decision.effect === 'too_late') return new BrokerError('DEADLINE_TOO_CLOSE', decision.reason, { metadata });
-  return new BrokerError('POLICY_DENIED', `${name} is denied: ${decision.reason}`, { metadata });
-}
-
-function notRenewed(
-  why: Pick<BrokerError, 'message' | 'metadata'>,
-  access: ToolAccess,
-  lease: Pick<Lease, 'expiresAt'>,
-): BrokerError {
-  const until = new Date(lease.expiresAt).toISOString();
-  return new BrokerError(
-    'RENEWAL_REFUSED',
-    `${access.tool}:${access.tier} is not renewed: ${why.message}; the present credential lives until ${until}`,
-    { metadata: { ...why.metadata, lives_until: until } },
-  );
-}
-
-function decisionDetail(
-  access: ToolAccess,
-  decision: { effect: string; rule: string; reason: string; life?: Millis; on?: Approval; record?: Recorded },
-  revision: PolicyRevision,
-  line: Line,
-): Record<string, unknown> {
-  const { record } = decision;
-  return {
-    ...(record === undefined ? {} : { decision_id: record.decisionId }),
-    tool: access.tool,
-    tier: access.tier,
-    effect: decision.effect,
-    rule: decision.rule,
-    reason: decision.reason,
-    policy_revision: revision.digest,
-    ...(decision.life === undefined ? {} : { ttl_ms: decision.life }),
-    ...(line.arguments.digest === noArguments.digest
-      ? {}
-      : { arguments: line.arguments.values, arguments_digest: line.arguments.digest }),
-    ...(decision.on === undefined ? {} : { approval: decision.on.approvalId }),
-    ...(line.justification === '' ? {} : { justification: line.justification }),
-    ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),
-    ...(record === undefined ? {} : { asked: record.asked }),
-  };
-}
-
-function issuedEvent(grant: Grant): AuditEvent {
-  const { lease, task } = grant;
-  return auditEvent(
-    task,
-    lease.renewedFrom === undefined ? 'lease.issued' : 'lease.renewed',
-    lease.workload,
-    lease.issuedAt,
-    {
-      tool: lease.tool,
-      tier: lease.tier,
-      provider: lease.provider,
-      expires_at: new Date(lease.expiresAt).toISOString(),
-      ...(lease.renewedFrom === undefined ? {} : { renewed_from: lease.renewedFrom }),
-    },
-    lease.leaseId,
-  );
-}
-
-export function auditEvent(
-  task: Pick<Task, 'tenant' | 'taskId'>,
-  kind: AuditKind,
-  actor: string,
-  at: Instant,
-  detail: Record<string, unknown>,
-  leaseId?: string,
-): AuditEvent {
-  return {
-    tenant: task.tenant,
-    kind,
-    at,
-    actor,
-    taskId: task.taskId,
-    detail,
-    ...(leaseId === undefined ? {} : { leaseId }),
-  };
 }

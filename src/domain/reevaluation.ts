@@ -2,7 +2,7 @@ import type { AuditEvent } from './audit.ts';
 import { decide, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
 import type { DecisionFacts } from './facts.ts';
-import { auditEvent } from './issue.ts';
+import { auditEvent } from './audit.ts';
 import type { NewId } from './ids.ts';
 import { argumentsOf } from './lease-terms.ts';
 import type { Lease, Task } from './model.ts';

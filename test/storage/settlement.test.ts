@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { auditEvent } from '../../src/domain/issue.ts';
+import { auditEvent } from '../../src/domain/audit.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import type { Storage } from '../../src/storage/storage.ts';
 import {

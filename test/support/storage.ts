@@ -3,7 +3,7 @@ import type pg from 'pg';
 import { idFactory } from '../../src/domain/ids.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import type { LeaseWrite } from '../../src/domain/store.ts';
-import { auditEvent } from '../../src/domain/issue.ts';
+import { auditEvent } from '../../src/domain/audit.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 import { openStorage, type Storage } from '../../src/storage/storage.ts';
 import { asSuperuser, createDatabase, type TestDatabase } from './postgres.ts';

@@ -1,0 +1,103 @@
+import { readFileSync } from 'node:fs';
+import { createJwtSvidAttestor } from './attestors/jwt-svid/attestor.ts';
+import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
+import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
+import { createOidcAttestor } from './attestors/oidc/attestor.ts';
+import type { Config, TargetConfig } from './config/config.ts';
+import { readSealingKey, readWebhookSecret } from './config/secret-source.ts';
+import { workloadIndex } from './config/workload-pattern.ts';
+import type { Attestor } from './domain/attestor.ts';
+import type { Clock } from './domain/time.ts';
+import { revokeTimeout } from './root-bounds.ts';
+
+// What the configuration says, in the words of the parts that root.ts wires.
+
+export function sealingKey(config: Config): Uint8Array {
+  if (config.keys.sealingKey === undefined) {
+    throw new Error(
+      `${config.file}: keys.sealingKeyFile or keys.sealingKeyEnv: is required to serve; make a key with \`openssl rand -base64 32\``,
+    );
+  }
+  return readSealingKey(config.keys.sealingKey);
+}
+
+export function attestors(config: Config, clock: Clock): Attestor[] {
+  const { attestation } = config;
+  const timeout = 5_000;
+  return [
+    ...attestation.trustDomains.map((domain) =>
+      createJwtSvidAttestor({
+        trustDomain: domain.name,
+        tenant: domain.tenant,
+        audiences: [...domain.audiences],
+        bundle:
+          'file' in domain.bundle
+            ? fileBundle({ path: domain.bundle.file, clock, staleAfter: domain.staleAfter })
+            : httpsBundle({ ...domain.bundle, clock, staleAfter: domain.staleAfter, minRefresh: 30_000, timeout }),
+        maxLifetime: domain.maxTokenLifetime,
+        skew: attestation.clockSkew,
+      }),
+    ),
+    ...attestation.oidc.map((provider) =>
+      createOidcAttestor({
+        issuer: provider.issuer,
+        tenant: provider.tenant,
+        audiences: [...provider.audiences],
+        requiredClaims: Object.fromEntries(
+          Object.entries(provider.requiredClaims).map(([claim, values]) => [claim, [...values]]),
+        ),
+        workload: provider.workload,
+        maxLifetime: provider.maxTokenLifetime,
+        skew: attestation.clockSkew,
+        staleAfter: provider.staleAfter,
+        groupsClaim: provider.groupsClaim,
+        jwksUri: provider.jwksUri,
+        caFile: provider.caFile,
+        clock,
+        timeout,
+      }),
+    ),
+  ];
+}
+
+export function groupsOf(config: Config) {
+  return workloadIndex(
+    Object.entries(config.approvals.groups).flatMap(([group, patterns]) =>
+      patterns.map((pattern): [string, string] => [pattern, group]),
+    ),
+  );
+}
+
+export function webhookEndpoints(config: Config) {
+  return config.approvals.webhooks.map((hook) => ({
+    name: hook.name,
+    url: hook.url,
+    secret: () => readWebhookSecret(hook.secret),
+    timeoutMs: hook.timeout,
+    ca: hook.caFile === undefined ? undefined : readFileSync(hook.caFile, 'utf8'),
+  }));
+}
+
+export function postgresTargets(targets: Readonly<Record<string, TargetConfig>>) {
+  return Object.fromEntries(
+    Object.entries(targets).map(([name, target]) => [
+      name,
+      {
+        host: target.connect.host,
+        port: target.connect.port,
+        connectHost: target.host,
+        connectPort: target.port,
+        database: target.database,
+        user: target.user,
+        password: target.password.read(),
+        sslmode: target.sslmode,
+        ...(target.caFile === undefined ? {} : { ca: readFileSync(target.caFile, 'utf8') }),
+        poolSize: target.poolSize,
+        issueTimeout: target.issueTimeout,
+        revokeTimeout,
+        ...(target.grantor === undefined ? {} : { grantor: target.grantor }),
+        ...(target.reassignTo === undefined ? {} : { reassignTo: target.reassignTo }),
+      },
+    ]),
+  );
+}
