@@ -29,7 +29,7 @@ export interface Estate {
   /** Superuser, in the broker's own database. */
   database: pg.Client;
   databaseUrl: string;
-  /** The broker's login at the target, which may make roles. */
+  /** Superuser, in the target. */
   targetUrl: string;
   /** As the orchestrator. */
   tasks: Client<typeof TaskService>;
@@ -128,7 +128,7 @@ async function startEstate(
     grpcPort,
     database,
     databaseUrl,
-    targetUrl: url(target.user, target.password, target.database),
+    targetUrl: url(superuser.username, superuser.password, target.database),
     tasks: createClient(TaskService, await transport('orchestrator')),
     credentials: createClient(CredentialService, await transport('agent/analyst')),
     mint,

@@ -115,7 +115,8 @@ export const scenarios: readonly Scenario[] = [
   {
     name: 'issue-postgres',
     variant: 'bare',
-    operation: 'CREATE ROLE … LOGIN PASSWORD … VALID UNTIL … and GRANT in one transaction, one connection per slot',
+    operation:
+      'CREATE ROLE … LOGIN PASSWORD … VALID UNTIL … and GRANT in one transaction, by a superuser, one connection per slot',
     prepare: async (estate) => {
       const until = new Date(Date.now() + 600_000).toISOString();
       const text =
