@@ -18,6 +18,8 @@ const warmUp = { concurrency: 16, seconds: 2 };
 /** Before each point. */
 const settleInSeconds = 0.5;
 
+class Interrupted extends Error {}
+
 const progress = (line: string) => void process.stderr.write(`bench: ${line}\n`);
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -35,7 +37,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const machine = await startMachine(args.dir);
   const interrupted = new Promise<never>((_, reject) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const)
-      process.once(signal, () => reject(new Error(`ended by ${signal}`)));
+      process.once(signal, () => reject(new Interrupted(`ended by ${signal}`)));
   });
   try {
     return await Promise.race([measureAll(machine, args), interrupted]);
@@ -183,8 +185,12 @@ function nameOf({ scenario: { name, variant }, openLeases }: Contender): string 
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  const message =
-    error instanceof UsageError ? `${error.message}\n\n${usage}` : error instanceof Error ? error.stack : String(error);
-  process.stderr.write(`bench: ${message}\n`);
+  process.stderr.write(`bench: ${described(error)}\n`);
   process.exitCode = error instanceof UsageError ? 2 : 1;
+}
+
+function described(error: unknown): string {
+  if (error instanceof UsageError) return `${error.message}\n\n${usage}`;
+  if (error instanceof Interrupted) return error.message;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
