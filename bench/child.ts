@@ -15,12 +15,13 @@ const stopTimeout = 15_000;
 export function startChild<Question extends object, Answer>(
   name: string,
   args: readonly string[],
-  nodeOptions: readonly string[] = [],
+  { nodeOptions = [], env = {} }: { nodeOptions?: readonly string[]; env?: Record<string, string> } = {},
 ): { child: Child<Question, Answer>; first: <T>() => Promise<T> } {
   const running = fork(path.join(import.meta.dirname, `${name}.ts`), args, {
     // Typed arrays cross as they are.
     serialization: 'advanced',
     execArgv: [...nodeOptions],
+    env: { ...process.env, ...env },
     stdio: ['ignore', 2, 2, 'ipc'],
   });
   const next = <T>() => message<T>(running, name);

@@ -104,8 +104,12 @@ async function startEstate(
   });
   const mint = (workload: string) =>
     environment.trustDomain.mint({ workload: devWorkload(workload), audience: 'leasehold', ttl: 3_600_000 });
+  const served = servedWith();
   const profile = profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`];
-  const { child, first } = startChild<object, Usage>('broker', [environment.configFile], [...servedWith(), ...profile]);
+  const { child, first } = startChild<object, Usage>('broker', [environment.configFile], {
+    nodeOptions: [...served.nodeOptions, ...profile],
+    env: served.env,
+  });
   await first();
 
   const { target } = environment;
@@ -140,11 +144,14 @@ async function startEstate(
   };
 }
 
-/** The Node options that `npm run leasehold` gives a broker. */
-function servedWith(): string[] {
+/** How `npm run leasehold` starts a broker. */
+function servedWith(): { nodeOptions: string[]; env: Record<string, string> } {
   const file = path.join(import.meta.dirname, '..', 'package.json');
-  const { config } = JSON.parse(readFileSync(file, 'utf8')) as { config: { broker_node_options: string } };
-  return config.broker_node_options.split(' ');
+  const { config } = JSON.parse(readFileSync(file, 'utf8')) as { config: Record<string, string> };
+  return {
+    nodeOptions: config['broker_node_options']!.split(' '),
+    env: { MALLOC_ARENA_MAX: config['broker_malloc_arena_max']! },
+  };
 }
 
 /** Refuses a server on which a commit is not a commit: the numbers would be worth nothing. */

@@ -12,12 +12,12 @@ const pinnedNode = join(root, 'node_modules', 'node', 'bin', windows ? 'node.exe
 const vitest = join('node_modules', 'vitest', 'vitest.mjs');
 
 /**
- * For processes that hold a broker, bounds on V8's heap (`config` in package.json; the benchmark starts its broker with
- * the same). Left alone it lets 100 MB of dead objects lie before it looks.
+ * For processes that hold a broker, bounds on their memory (the benchmark starts its broker with the same). Left alone, V8
+ * lets 100 MB of dead objects lie before it looks, and glibc keeps a heap for every thread of the pool.
  */
-const brokerOptions = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).config.broker_node_options.split(
-  ' ',
-);
+const { config } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+const brokerOptions = config.broker_node_options.split(' ');
+const brokerEnvironment = { MALLOC_ARENA_MAX: config.broker_malloc_arena_max };
 
 const tasks = {
   install: undefined,
@@ -91,6 +91,6 @@ if (name === undefined || !Object.hasOwn(tasks, name)) {
 if (!installed()) await install();
 const task = tasks[name];
 if (task !== undefined) {
-  const env = { ...process.env, PATH: `${bin}${delimiter}${process.env.PATH ?? ''}` };
+  const env = { ...brokerEnvironment, ...process.env, PATH: `${bin}${delimiter}${process.env.PATH ?? ''}` };
   process.exitCode = await run(pinnedNode, [...task, ...rest], { cwd: root, env, stdio: 'inherit' });
 }
