@@ -291,6 +291,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       tasks: storage.tasks,
       leases: storage.leases,
       writer: storage.writer,
+      sent: () => setImmediate(),
       facts: storage.facts,
       renewalOverlap: config.tasks.renewalOverlap,
       admit: () => monitor.admit(),

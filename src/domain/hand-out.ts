@@ -23,6 +23,8 @@ export interface HandOutOptions {
   refreshTask: (tenant: string, taskId: string) => Promise<Task | undefined>;
   leases: Pick<LeaseStore, 'abandon'>;
   writer: LeaseWriter;
+  /** Resolves when what was begun in this turn of the event loop has been sent. */
+  sent: () => Promise<void>;
   reached: Reached;
   emit: Emit;
 }
@@ -46,7 +48,10 @@ export function createHandOut(options: HandOutOptions) {
   ): Promise<Issued | undefined> {
     grant.write.events.push(issuedEvent(grant));
     const written = writer.insert(grant.write);
+    // It may fail before it is waited for below.
+    written.catch(() => undefined);
     // Signing takes the CPU while the database takes the write; the token leaves only after the commit (design §5.5).
+    await options.sent();
     let material: Material;
     try {
       material = provider.sign(grant);

@@ -48,6 +48,8 @@ export interface IssuerOptions {
   tasks: Pick<TaskStore, 'pinAgent'>;
   leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon'>;
   writer: LeaseWriter;
+  /** Resolves when what was begun in this turn of the event loop has been sent. */
+  sent: () => Promise<void>;
   facts: DecisionFacts;
   /** How long a renewed lease lives on beside its successor. */
   renewalOverlap: Millis;
