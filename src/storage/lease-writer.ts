@@ -89,7 +89,21 @@ const approvalUse = `used AS (
   WHERE a.tenant = u.tenant AND a.approval_id = u.approval_id
 )`;
 
-const insertLeases = `
+/** The renewed leases of this flush end after their overlap, unless this request was served before. */
+const supersede = `superseded AS (
+  UPDATE leases p
+  SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
+  FROM passed i
+  WHERE i.supersede_at IS NOT NULL
+    AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
+    AND ${isApproved}
+    AND NOT EXISTS (
+      SELECT FROM leases d WHERE d.tenant = i.tenant AND d.task_id = i.task_id AND d.request_id = i.request_id)
+  RETURNING i.lease_id
+)`;
+
+/** Plain: nothing in the flush renews or needs an approval, as in most; half of the plan then need not be set up. */
+const insertLeases = (plain: boolean) => `
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(
     $1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
@@ -100,17 +114,7 @@ WITH input AS MATERIALIZED (
     renewal_count, line_started_at, policy_revision, policy_rule, supersede_at,
     approval_id, arguments_digest, terms)
   WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead}
-), ${gate}, ${approvalGate}, superseded AS (
-  UPDATE leases p
-  SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
-  FROM passed i
-  WHERE i.supersede_at IS NOT NULL
-    AND p.tenant = i.tenant AND p.lease_id = i.renewed_from AND p.state = 'active' AND p.settle_cause IS NULL
-    AND ${isApproved}
-    AND NOT EXISTS (
-      SELECT FROM leases d WHERE d.tenant = i.tenant AND d.task_id = i.task_id AND d.request_id = i.request_id)
-  RETURNING i.lease_id
-), written AS (
+), ${gate}, ${plain ? '' : `${approvalGate}, ${supersede}, `}written AS (
   INSERT INTO leases (tenant, task_id, lease_id, request_id, agent, workload, tool, tier, provider, handle, state,
     revocation_kind, issued_at, expires_at, settle_at, renewed_from, renewal_count, line_started_at, policy_revision, policy_rule,
     terms)
@@ -119,11 +123,14 @@ WITH input AS MATERIALIZED (
     i.renewed_from, i.renewal_count, to_timestamp(i.line_started_at / 1000), i.policy_revision, i.policy_rule,
     i.terms::jsonb
   FROM passed i
-  WHERE ${renews} AND ${isApproved}
+  ${plain ? '' : `WHERE ${renews} AND ${isApproved}`}
   ON CONFLICT (tenant, task_id, request_id) DO NOTHING
   RETURNING lease_id
-), ${approvalUse}, ${logged(26)}
+), ${plain ? '' : `${approvalUse}, `}${logged(26)}
 SELECT lease_id FROM written`;
+
+const insertPlain = { name: 'insert-plain-leases', text: insertLeases(true) };
+const insertAny = { name: 'insert-leases', text: insertLeases(false) };
 
 const activateLeases = `
 WITH input AS MATERIALIZED (
@@ -160,7 +167,9 @@ export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { 
     new GroupCommit<T, R>({ maxBatch: 128, maxQueue: 4_096, flush, isRefusal: isDatabaseRefusal });
 
   const inserts = lane<LeaseWrite, boolean>(async (writes) => {
-    const result = await connections[0]!.query('insert-leases', insertLeases, insertValues(writes));
+    const plain = writes.every((write) => write.supersedeAt === undefined && write.approval === undefined);
+    const { name, text } = plain ? insertPlain : insertAny;
+    const result = await connections[0]!.query(name, text, insertValues(writes));
     return written(writes, result);
   });
   const activations = lane<LeaseWrite, boolean>(async (writes) => {
