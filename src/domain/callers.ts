@@ -9,6 +9,13 @@ export function createCallerResolver(
   rolesOf: (workload: string) => ReadonlySet<Role>,
   policy: PolicySource,
 ): (attestation: Attestation) => Caller {
+  // A workload has many tokens at once, and both indexes give the same set for it each time.
+  const withAgent = new WeakMap<ReadonlySet<Role>, ReadonlySet<Role>>();
+  const asAgent = (granted: ReadonlySet<Role>): ReadonlySet<Role> => {
+    let roles = withAgent.get(granted);
+    if (roles === undefined) withAgent.set(granted, (roles = new Set<Role>([...granted, 'agent'])));
+    return roles;
+  };
   const known = new WeakMap<Attestation, { revision: PolicyRevision; caller: Caller }>();
   return (attestation) => {
     const revision = policy.current();
@@ -16,7 +23,7 @@ export function createCallerResolver(
     if (hit?.revision === revision) return hit.caller;
     const agents = revision.agentsOf(attestation.workload);
     const granted = rolesOf(attestation.workload);
-    const roles: ReadonlySet<Role> = agents.size === 0 ? granted : new Set<Role>([...granted, 'agent']);
+    const roles = agents.size === 0 ? granted : asAgent(granted);
     const caller: Caller = Object.freeze({ ...attestation, roles, agents });
     known.set(attestation, { revision, caller });
     return caller;
