@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createJwtSvidAttestor } from './attestors/jwt-svid/attestor.ts';
 import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
@@ -7,6 +8,7 @@ import type { Config, TargetConfig } from './config/config.ts';
 import { readSealingKey, readWebhookSecret } from './config/secret-source.ts';
 import { workloadIndex } from './config/workload-pattern.ts';
 import type { Attestor } from './domain/attestor.ts';
+import { markLength, type InstallationMark } from './domain/ids.ts';
 import type { Clock } from './domain/time.ts';
 import { revokeTimeout } from './root-bounds.ts';
 
@@ -19,6 +21,17 @@ export function sealingKey(config: Config): Uint8Array {
     );
   }
   return readSealingKey(config.keys.sealingKey);
+}
+
+/**
+ * An installation is its issuer: all replicas have the same one, no two installations can (their tokens could not be told
+ * apart), and it is in no database that is restored or cloned.
+ */
+export function installationMark(config: Config): InstallationMark {
+  return createHash('sha256')
+    .update(`leasehold installation ${config.broker.issuer}`)
+    .digest('hex')
+    .slice(0, markLength);
 }
 
 export function attestors(config: Config, clock: Clock): Attestor[] {

@@ -42,7 +42,14 @@ import { createJwtProvider } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
 import { jwksCacheAge, revokeTimeout, statusListTtl } from './root-bounds.ts';
-import { attestors, groupsOf, postgresTargets, sealingKey, webhookEndpoints } from './root-options.ts';
+import {
+  attestors,
+  groupsOf,
+  installationMark,
+  postgresTargets,
+  sealingKey,
+  webhookEndpoints,
+} from './root-options.ts';
 import { createDoors } from './server/doors.ts';
 import { openStorage } from './storage/storage.ts';
 import { createTaskCache } from './storage/task-cache.ts';
@@ -83,7 +90,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     processMetrics: true,
   });
   const { emit } = observability;
-  const newId = idFactory(() => clock.now(), randomBytes);
+  const mark = installationMark(config);
+  const newId = idFactory(() => clock.now(), randomBytes, mark);
   const replicaId = newId('rep');
   const startedAt = clock.now();
   emit('broker.starting', { version, replicaId });
@@ -147,7 +155,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     await keyRing.start();
 
     const { issuer } = config.broker;
-    const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes });
+    const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes, mark });
     closers.push(() => postgres.close());
     const providers = new Map<string, Provider>([
       ['jwt', createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) })],

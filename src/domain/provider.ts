@@ -44,7 +44,7 @@ export interface TargetProvider {
   issueTimeout: number;
   /**
    * Names the credential before it exists: derived from the lease alone, committed before `issue` is called, enough for
-   * `revoke` after a crash. Holds no secret. Throws BrokerError FIELD_INVALID / PROVIDER_UNAVAILABLE when the tier's options name no usable target.
+   * `revoke` after a crash. It begins with the target's name and a slash (`targetOf`), and holds no secret. Throws BrokerError FIELD_INVALID / PROVIDER_UNAVAILABLE when the tier's options name no usable target.
    */
   handle(leaseId: string, tier: ToolTier): string;
   /**
@@ -58,11 +58,49 @@ export interface TargetProvider {
    * Idempotent; a credential that never came to be is gone too. Throws with a message free of secrets when it cannot.
    */
   revoke(handle: string, signal: AbortSignal): Promise<void>;
-  /** Whether the target still knows the credential. For reconciliation and tests. */
+  /** Whether the target still knows the credential. For tests. */
   exists(handle: string, signal: AbortSignal): Promise<boolean>;
+  /** Absent: what the targets hold cannot be listed, and is not compared with our leases. */
+  inventory?: TargetInventory;
   /** Whether the provider can reach its targets now; for status. */
   check(signal: AbortSignal): Promise<{ name: string; ready: boolean; detail: string }[]>;
   close(): Promise<void>;
 }
 
 export type Provider = SelfContainedProvider | TargetProvider;
+
+/** Something at a target that may have been made by a broker: a login, a token. */
+export interface HeldAtTarget {
+  /** `revoke` takes it. */
+  handle: string;
+  /** The lease that it was made for, where its name or its description at the target tells. */
+  leaseId: string | undefined;
+  /** The task, where that is all that can be told: one token may hold all leases of a task. */
+  taskId: string | undefined;
+  madeAt: Instant | undefined;
+  /**
+   * Whose it is, as far as the target can tell: `ours` bears this installation's mark (domain/ids.ts); `other` is certain to
+   * be another installation's; `unmarked` is anybody's, and never taken away on the word of the target alone.
+   */
+  owner: 'ours' | 'other' | 'unmarked';
+}
+
+/** What a provider's targets hold, for reconciliation. Calls are bounded by the signal and throw as `revoke` does. */
+export interface TargetInventory {
+  /** Names of the configured targets. */
+  targets(): readonly string[];
+  /** A page in an order that does not change, `next` being what `after` takes; undefined on the last page. */
+  list(
+    target: string,
+    after: string | undefined,
+    limit: number,
+    signal: AbortSignal,
+  ): Promise<{ held: HeldAtTarget[]; next: string | undefined }>;
+  /** Those of these handles that the target knows. */
+  present(target: string, handles: readonly string[], signal: AbortSignal): Promise<ReadonlySet<string>>;
+}
+
+/** Name of the target that a handle belongs to; empty for a self-contained credential. */
+export function targetOf(handle: string): string {
+  return handle.split('/', 1)[0]!;
+}

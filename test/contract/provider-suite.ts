@@ -2,7 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import type { Tool, ToolTier } from '../../src/domain/policy.ts';
-import type { Grant, Material, Provider, TargetProvider } from '../../src/domain/provider.ts';
+import { targetOf } from '../../src/domain/provider.ts';
+import type { Grant, HeldAtTarget, Material, Provider, TargetProvider } from '../../src/domain/provider.ts';
 
 /** What a provider's test file brings: the provider, and the means to ask the real thing. */
 export interface ProviderHarness {
@@ -23,7 +24,8 @@ export interface TargetProviderHarness extends ProviderHarness {
 export const signal = (ms = 20_000) => AbortSignal.timeout(ms);
 
 export function newLeaseId(): string {
-  return `lse_${randomUUID().replaceAll('-', '')}`;
+  const time = Date.now().toString(16).padStart(12, '0');
+  return `lse_${time}${randomUUID().replaceAll('-', '').slice(12)}`;
 }
 
 /** A decided grant for a new lease; the handle is the provider's own. */
@@ -98,6 +100,19 @@ export async function issue(provider: Provider, grant: Grant): Promise<Material>
 /** The part of a credential that nobody but its agent may see. */
 export function secretOf(material: Material): string {
   return material.kind === 'access_token' ? material.token : material.password;
+}
+
+/** Everything that a target holds, through its pages. */
+export async function inventoryOf(provider: TargetProvider, target: string, pageSize: number): Promise<HeldAtTarget[]> {
+  const found: HeldAtTarget[] = [];
+  let after: string | undefined;
+  do {
+    const page = await provider.inventory!.list(target, after, pageSize, signal());
+    found.push(...page.held);
+    after = page.next;
+  } while (after !== undefined);
+  expect(new Set(found.map(({ handle }) => handle)).size).toBe(found.length);
+  return found;
 }
 
 export async function failure(work: () => unknown): Promise<Error & { reason?: string; cause?: unknown }> {
@@ -183,6 +198,27 @@ export function targetProviderSuite(name: string, setup: () => Promise<TargetPro
       await provider.revoke(grant.lease.handle, signal());
       await provider.revoke(provider.handle(newLeaseId(), harness.tier), signal());
       expect(await harness.accepted(material)).toBe(false);
+    });
+
+    test('what its targets hold can be listed page by page and looked up, and shows each credential while it lives', async () => {
+      const { provider } = harness;
+      const { inventory } = provider;
+      if (inventory === undefined) return;
+      const grants = Array.from({ length: 4 }, () => makeGrant(provider, harness.tier));
+      for (const grant of grants) await provider.issue(grant, signal());
+      const handles = grants.map(({ lease }) => lease.handle);
+      const target = targetOf(handles[0]!);
+      expect(inventory.targets()).toContain(target);
+      const found = await inventoryOf(provider, target, 3);
+      for (const { lease } of grants) {
+        const held = found.filter(({ leaseId, taskId }) => leaseId === lease.leaseId || taskId === lease.taskId);
+        expect(held).toHaveLength(1);
+        // The clock of a target may be coarse; what is young must never look old.
+        expect(Math.abs((held[0]!.madeAt ?? Date.now()) - lease.issuedAt)).toBeLessThan(86_400_000);
+      }
+      const gone = handles.pop()!;
+      await provider.revoke(gone, signal());
+      expect(await inventory.present(target, [...handles, gone], signal())).toEqual(new Set(handles));
     });
 
     test('a target that cannot be reached gives PROVIDER_UNAVAILABLE in bounded time, for every operation', async () => {

@@ -1,34 +1,27 @@
 import { BrokerError } from '../../domain/errors.ts';
-import { isId } from '../../domain/ids.ts';
-import type { TargetProvider } from '../../domain/provider.ts';
+import { isId, type InstallationMark } from '../../domain/ids.ts';
+import type { TargetInventory, TargetProvider } from '../../domain/provider.ts';
 import type { RandomBytes } from '../../domain/time.ts';
 import type { ToolTier } from '../../domain/policy.ts';
 import { issueError, sqlstateOf, withoutSecrets } from './errors.ts';
+import { createInventory } from './inventory.ts';
 import { issueLogin, replaceSecret } from './issue.ts';
 import { isTargetName, parseTierOptions } from './options.ts';
 import type { PostgresTierOptions } from './options.ts';
 import { revokeLogin, roleExists } from './revoke.ts';
 import { createSecretSource } from './scram.ts';
 import { defaults, minServerVersion, openPool } from './target.ts';
-import type { PostgresTarget, TargetPool } from './target.ts';
+import type { PostgresTarget, Target } from './target.ts';
 
 export interface PostgresProviderOptions {
   targets: Readonly<Record<string, PostgresTarget>>;
   random: RandomBytes;
+  /** By which the logins of this installation are known. */
+  mark: InstallationMark;
 }
 
 export interface PostgresProvider extends TargetProvider {
-  /**
-   * Handles of lease roles that a target holds, in order of name, after `after` (a handle, or undefined to begin). For
-   * reconciliation: one that belongs to no open lease is a stray, and `revoke` takes it.
-   */
-  listHandles(target: string, after: string | undefined, limit: number, signal: AbortSignal): Promise<string[]>;
-}
-
-interface Target {
-  config: PostgresTarget;
-  issuing: TargetPool;
-  revoking: TargetPool;
+  inventory: TargetInventory;
 }
 
 const rolePrefix = 'lh_';
@@ -159,27 +152,7 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
       });
     },
 
-    async listHandles(name, after, limit, signal) {
-      const target = targetOf(name);
-      const start = after === undefined ? '' : parseHandle(after).role;
-      const bounded = AbortSignal.any([
-        signal,
-        AbortSignal.timeout(target.config.revokeTimeout ?? defaults.revokeTimeout),
-      ]);
-      try {
-        return await target.revoking.use(bounded, async ({ query }) => {
-          const { rows } = await query(
-            `SELECT rolname::text AS role FROM pg_roles
-              WHERE rolname ~ '^lh_[0-9a-f]{32}$' AND rolname > $1 ORDER BY rolname LIMIT $2`,
-            [start, Math.max(1, Math.min(limit, 10_000))],
-          );
-          return (rows as { role: string }[]).map(({ role }) => `${name}/${role}`);
-        });
-      } catch (error) {
-        const cause = withoutSecrets(error, [target.config.password]);
-        throw new BrokerError('PROVIDER_UNAVAILABLE', `target ${name} cannot be listed; try again later`, { cause });
-      }
-    },
+    inventory: createInventory(targets, options.mark, targetOf),
 
     async check(signal) {
       return await Promise.all([...targets].map(([name, target]) => checkTarget(name, target, signal)));

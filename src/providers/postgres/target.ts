@@ -56,6 +56,13 @@ export interface TargetPool {
   close(): Promise<void>;
 }
 
+/** A configured target with its connections: revoking has some of its own. */
+export interface Target {
+  config: PostgresTarget;
+  issuing: TargetPool;
+  revoking: TargetPool;
+}
+
 /** Major version from which membership has INHERIT and SET options, and CREATEROLE is no near-superuser. */
 export const minServerVersion = 160_000;
 

@@ -11,7 +11,7 @@ import { createPostgresProvider } from '../../../src/providers/postgres/provider
 import type { PostgresProvider } from '../../../src/providers/postgres/provider.ts';
 import type { PostgresTarget } from '../../../src/providers/postgres/target.ts';
 import { asSuperuser } from '../../support/postgres.ts';
-import { failure, makeGrant, newLeaseId, signal, targetProviderSuite } from '../provider-suite.ts';
+import { failure, inventoryOf, makeGrant, newLeaseId, signal, targetProviderSuite } from '../provider-suite.ts';
 import { login, readmeSql, startTargetCluster } from './target-cluster.ts';
 import type { TargetCluster } from './target-cluster.ts';
 
@@ -27,6 +27,7 @@ const tier = (change: Record<string, unknown> = {}): ToolTier => ({
   options: { target: 'orders', groupRole: 'orders_read', ...change },
 });
 const read = tier();
+const mark = 'abc123';
 const write = tier({ groupRole: 'orders_write' });
 
 beforeAll(async () => {
@@ -40,7 +41,11 @@ afterAll(async () => {
 });
 
 function open(change: Partial<PostgresTarget> = {}): PostgresProvider {
-  const made = createPostgresProvider({ targets: { orders: { ...cluster.target, ...change } }, random: randomBytes });
+  const made = createPostgresProvider({
+    targets: { orders: { ...cluster.target, ...change } },
+    random: randomBytes,
+    mark,
+  });
   providers.push(made);
   return made;
 }
@@ -80,7 +85,7 @@ targetProviderSuite('postgres', async () => ({
     return rows[0]!.until.getTime();
   },
   unreachable: () =>
-    createPostgresProvider({ targets: { orders: { ...cluster.target, port: 1 } }, random: randomBytes }),
+    createPostgresProvider({ targets: { orders: { ...cluster.target, port: 1 } }, random: randomBytes, mark }),
 }));
 
 describe('a read login', () => {
@@ -329,7 +334,7 @@ test('a target whose broker login hands out the groups itself, without a grantor
     await c.query('GRANT CREATE ON SCHEMA public TO direct');
   });
   const { grantor: _, ...target } = cluster.target;
-  const plain = createPostgresProvider({ targets: { orders: target }, random: randomBytes });
+  const plain = createPostgresProvider({ targets: { orders: target }, random: randomBytes, mark });
   providers.push(plain);
   const grant = makeGrant(plain, tier({ groupRole: 'direct' }));
   const material = (await plain.issue(grant, signal())) as Login;
@@ -413,18 +418,18 @@ test('a retry for a live lease replaces its secret, and makes nothing where the 
   expect(await provider.exists(first.handle, signal())).toBe(false);
 });
 
-test('lease roles at a target can be listed page by page, and nothing else is in the list', async () => {
-  const { handle } = await issued(read);
-  const found: string[] = [];
-  for (let after: string | undefined; ;) {
-    const page = await provider.listHandles('orders', after, 3, signal());
-    found.push(...page);
-    after = page.at(-1);
-    if (page.length < 3) break;
-  }
-  expect(found).toContain(handle);
-  expect(found.every((each) => /^orders\/lh_[0-9a-f]{32}$/.test(each))).toBe(true);
-  expect(new Set(found).size).toBe(found.length);
+test('the list of what a target holds says whose each login is, and names nothing but logins of leases', async () => {
+  const marked = makeGrant(provider, read, { leaseId: newLeaseId().slice(0, -mark.length) + mark });
+  await provider.issue(marked, signal());
+  const unmarked = await issued(read);
+  const strange = `lh_${newLeaseId().slice(4)}`;
+  await asSuperuser(cluster.url, (c) => c.query(`CREATE ROLE ${strange}; CREATE ROLE lh_other`));
+  const found = await inventoryOf(provider, 'orders', 3);
+  const of = (handle: string) => found.find((each) => each.handle === handle);
+  expect(of(marked.lease.handle)).toMatchObject({ leaseId: marked.lease.leaseId, owner: 'ours' });
+  expect(of(unmarked.handle)).toMatchObject({ leaseId: unmarked.grant.lease.leaseId, owner: 'unmarked' });
+  expect(of(`orders/${strange}`)).toMatchObject({ owner: 'other' });
+  expect(of('orders/lh_other')).toBeUndefined();
 });
 
 test('status says whether the target can be used', async () => {
