@@ -199,6 +199,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       policy,
       tasks: storage.tasks,
       leases: storage.leases,
+      facts: storage.facts,
       cache,
       wake: storage.wake,
       defaultTtl: config.tasks.defaultTtl,

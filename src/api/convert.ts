@@ -1,9 +1,10 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs, timestampMs, type Duration, type Timestamp } from '@bufbuild/protobuf/wkt';
-import type { BoundedDecision } from '../domain/decision.ts';
+import type { BoundedDecision, PlannedDecision } from '../domain/decision.ts';
 import { fieldInvalid } from '../domain/errors.ts';
 import type { Issued } from '../domain/hand-out.ts';
 import type * as domain from '../domain/model.ts';
+import type * as domainPolicy from '../domain/policy.ts';
 import type { TaskView } from '../domain/tasks.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import {
@@ -13,6 +14,7 @@ import {
   LeaseSchema,
   LeaseState,
   RevocationKind,
+  SenderConstraint,
   TaskState,
   Tier,
   type Lease,
@@ -59,6 +61,8 @@ const causes = {
   parent_closed: CloseCause.PARENT_CLOSED,
 } as const;
 
+const constraints = { dpop: SenderConstraint.DPOP, mtls: SenderConstraint.MTLS } as const;
+
 const effects = {
   allow: Effect.ALLOW,
   deny: Effect.DENY,
@@ -85,6 +89,11 @@ export function tierMessage(tier: domain.Tier): Tier {
 
 export function effectMessage(effect: BoundedDecision['effect']): Effect {
   return effects[effect];
+}
+
+/** An unknown one was refused with the request's generic bounds. */
+export function constraintOf(value: SenderConstraint): domainPolicy.SenderConstraint | undefined {
+  return (Object.keys(constraints) as domainPolicy.SenderConstraint[]).find((name) => constraints[name] === value);
 }
 
 export function kindMessage(kind: domain.RevocationKind): RevocationKind {
@@ -176,21 +185,32 @@ export function viewMessage(view: TaskView) {
 
 export function planMessage(
   access: domain.ToolAccess,
-  decision: BoundedDecision,
+  decision: PlannedDecision,
 ): MessageInitShape<typeof PlanEntrySchema> {
   const base = {
     tool: access.tool,
     tier: tiers[access.tier],
-    effect: effects[decision.effect],
+    effect: decision.effect === 'depends' ? Effect.DEPENDS : effects[decision.effect],
     reason: decision.reason,
     policyRule: decision.rule,
   };
-  if (decision.effect !== 'allow') return base;
-  return {
+  if (decision.effect === 'deny' || decision.effect === 'too_late') return base;
+  const { life, tier, obligations } = decision.effect === 'allow' ? decision : decision.granted;
+  const { senderConstraint } = obligations;
+  const whole = {
     ...base,
-    ttl: durationFromMs(decision.life),
-    provider: decision.tier.provider,
-    revocationKind: kinds[decision.tier.revocation],
+    provider: tier.provider,
+    revocationKind: kinds[tier.revocation],
+    ...(senderConstraint === undefined ? {} : { senderConstraint: constraints[senderConstraint] }),
+  };
+  if (decision.effect === 'needs_approval') return whole;
+  const ttl = durationFromMs(life);
+  if (decision.effect === 'allow') return { ...whole, ttl };
+  return {
+    ...whole,
+    ttl,
+    dependsOn: [...decision.dependsOn],
+    possible: decision.possible.map((effect) => effects[effect]),
   };
 }
 

@@ -1,5 +1,6 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { boundedArguments } from '../domain/arguments.ts';
 import { taskFacts } from '../domain/decision-record.ts';
 import { fieldInvalid } from '../domain/errors.ts';
 import type { Explanation, Explanations, RawDecision } from '../domain/explanations.ts';
@@ -7,7 +8,7 @@ import type { Task } from '../domain/model.ts';
 import type { Clock } from '../domain/time.ts';
 import type { PolicyService } from '../gen/leasehold/v1/policy_service_pb.js';
 import type { ServiceHandlers } from './call.ts';
-import { effectMessage, instantOf, tierOf } from './convert.ts';
+import { constraintOf, effectMessage, instantOf, tierOf } from './convert.ts';
 import { name, taskIdField } from './fields.ts';
 
 export interface DecisionOptions {
@@ -28,6 +29,7 @@ export function decisionHandlers({ explanations, clock, environment, maxMessageB
       if (subject.case === 'decisionId') return explanationMessage(await explanations.recorded(caller, subject.value));
       if (subject.case === undefined) throw fieldInvalid('decision_id', 'must name a decision, or describe a request');
       const { access, taskId, agent, context, workload, revision, renewals, time } = subject.value;
+      const { arguments: declared = {}, senderConstraint } = subject.value;
       if (access === undefined) throw fieldInvalid('hypothetical.access', 'must name a tool and a tier');
       return explanationMessage(
         await explanations.hypothetical(caller, {
@@ -41,6 +43,8 @@ export function decisionHandlers({ explanations, clock, environment, maxMessageB
           },
           at: instantOf(time),
           renewals,
+          arguments: boundedArguments(declared),
+          boundTo: constraintOf(senderConstraint),
           revision,
         }),
       );

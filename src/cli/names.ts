@@ -5,6 +5,7 @@ import {
   LeaseOutcome,
   LeaseState,
   RevocationKind,
+  SenderConstraint,
   TaskState,
   Tier,
   type Lease,
@@ -22,9 +23,16 @@ export const taskStateName = lower(TaskState);
 export const leaseStateName = lower(LeaseState);
 export const outcomeName = lower(LeaseOutcome);
 export const revocationName = lower(RevocationKind);
+export const senderConstraintName = lower(SenderConstraint);
 export const closeCauseName = lower(CloseCause);
 
 export const tierValue: Record<TierName, Tier> = { read: Tier.READ, write: Tier.WRITE, execute: Tier.EXECUTE };
+
+export const constraintValue = {
+  none: SenderConstraint.UNSPECIFIED,
+  dpop: SenderConstraint.DPOP,
+  mtls: SenderConstraint.MTLS,
+} as const;
 
 export function effectTone(effect: Effect): Tone {
   return effect === Effect.ALLOW ? 'good' : effect === Effect.DENY ? 'bad' : 'warn';

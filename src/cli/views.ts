@@ -9,6 +9,7 @@ import {
   leaseTone,
   outcomeName,
   revocationName,
+  senderConstraintName,
   taskStateName,
   taskTone,
   tierName,
@@ -52,9 +53,16 @@ export function showPlan(plan: readonly PlanEntry[]): void {
       { text: effectName(entry.effect), tone: effectTone(entry.effect) },
       entry.ttl === undefined ? '-' : span(durationMs(entry.ttl)),
       revocationName(entry.revocationKind) || '-',
-      entry.policyRule === '' ? entry.reason : `${entry.reason} [${entry.policyRule}]`,
+      planNote(entry),
     ]),
   );
+}
+
+function planNote({ policyRule, possible, reason, senderConstraint }: PlanEntry): string {
+  const rule = policyRule === '' ? '' : ` [${policyRule}]`;
+  const outcomes = possible.length === 0 ? '' : ` (${possible.map(effectName).join(' or ')})`;
+  const bound = senderConstraintName(senderConstraint);
+  return `${reason}${outcomes}${rule}${bound === '' ? '' : `; bound by ${bound}`}`;
 }
 
 export function showLeases(leases: readonly Lease[], withTask = false): void {

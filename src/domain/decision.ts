@@ -4,7 +4,10 @@ import type { Task, ToolAccess } from './model.ts';
 import type {
   ApprovalTerms,
   ConsideredRule,
+  Decision,
+  Effect,
   Obligations,
+  OpenDecision,
   PolicyRevision,
   RenewalContext,
   SenderConstraint,
@@ -21,6 +24,19 @@ export type BoundedDecision =
   /** `granted` is present when only policy says no: what two people could allow in an emergency (break-glass). */
   | { effect: 'deny'; rule: string; reason: string; granted?: Granted }
   | { effect: 'too_late'; rule: string; reason: string };
+
+/** What can be said before the agent asks. */
+export type PlannedDecision =
+  | BoundedDecision
+  /** `granted` is what is certain of it, should it be allowed: a life is the longest that it may have. */
+  | {
+      effect: 'depends';
+      rule: string;
+      reason: string;
+      dependsOn: readonly string[];
+      possible: readonly Effect[];
+      granted: Granted;
+    };
 
 /** What a credential may be. */
 export interface Granted {
@@ -49,6 +65,47 @@ export function decide(
   context: DecisionContext,
   considered?: (rule: ConsideredRule) => void,
 ): BoundedDecision {
+  const subject = registered(revision, task, access);
+  if ('effect' in subject) return subject;
+  const decision = revision.decide({ task, access, ...context }, considered);
+  const bounded = bound(decision, subject, task, access, context.now);
+  const { senderConstraint } = decision.obligations ?? {};
+  if (decision.effect === 'deny' || senderConstraint === undefined || senderConstraint === context.boundTo) {
+    return bounded;
+  }
+  return { effect: 'deny', rule: decision.rule, reason: unbound(decision.rule, senderConstraint) };
+}
+
+/**
+ * What will be decided about one tool and tier of a task, as far as it can be said before the agent asks: with which
+ * arguments, and with which key a credential is to be bound, is not known yet. Pure.
+ */
+export function plan(
+  revision: PolicyRevision,
+  task: Task,
+  access: ToolAccess,
+  context: Pick<DecisionContext, 'workload' | 'now' | 'facts'>,
+): PlannedDecision {
+  const subject = registered(revision, task, access);
+  if ('effect' in subject) return subject;
+  const decision = revision.forecast({ task, access, ...context, renewal: undefined });
+  if (decision.effect !== 'depends') return bound(decision, subject, task, access, context.now);
+  const { rule, reason, dependsOn, possible } = decision;
+  const granted = grantedBy(decision, subject, task, context.now);
+  if (granted.life < leastLife(subject.tier, task)) return tooLate(rule, granted.life, access);
+  return { effect: 'depends', rule, reason, dependsOn, possible, granted };
+}
+
+interface Subject {
+  tool: Tool;
+  tier: ToolTier;
+}
+
+function registered(
+  revision: PolicyRevision,
+  task: Task,
+  access: ToolAccess,
+): Subject | (BoundedDecision & { effect: 'deny' }) {
   const name = `${access.tool}:${access.tier}`;
   if (!task.tools.some((wanted) => wanted.tool === access.tool && wanted.tier === access.tier)) {
     return { effect: 'deny', rule: '', reason: `the task did not ask for ${name} when it was opened` };
@@ -58,27 +115,37 @@ export function decide(
   if (tool === undefined || tier === undefined) {
     return { effect: 'deny', rule: '', reason: `${name} is not registered in the running policy revision` };
   }
-  const decision = revision.decide({ task, access, ...context }, considered);
-  const { effect, rule, reason, obligations = {} } = decision;
+  return { tool, tier };
+}
+
+function grantedBy(
+  decision: Pick<Decision | OpenDecision, 'ttl' | 'obligations'> & { approval?: ApprovalTerms },
+  { tool, tier }: Subject,
+  task: Task,
+  now: Instant,
+): Granted {
   const ttl = decision.ttl ?? decision.approval?.ttl ?? tier.ttl.default;
-  const life = Math.min(ttl, tier.ttl.max, task.deadline - context.now);
-  const roomFor = life >= leastLife(tier, task);
-  const granted: Granted = { life, tool, tier, obligations };
+  const life = Math.min(ttl, tier.ttl.max, task.deadline - now);
+  return { life, tool, tier, obligations: decision.obligations ?? {} };
+}
+
+function bound(decision: Decision, subject: Subject, task: Task, access: ToolAccess, now: Instant): BoundedDecision {
+  const { effect, rule, reason } = decision;
+  const granted = grantedBy(decision, subject, task, now);
+  const roomFor = granted.life >= leastLife(subject.tier, task);
   if (effect === 'deny') return { effect, rule, reason, ...(roomFor ? { granted } : {}) };
-  const { senderConstraint } = obligations;
-  if (senderConstraint !== undefined && senderConstraint !== context.boundTo) {
-    return { effect: 'deny', rule, reason: unbound(rule, senderConstraint) };
-  }
-  if (!roomFor) {
-    return {
-      effect: 'too_late',
-      rule,
-      reason: `the task ends in ${Math.max(0, Math.round(life / 1_000))} s, less than the least life of ${name}`,
-    };
-  }
+  if (!roomFor) return tooLate(rule, granted.life, access);
   if (effect === 'allow') return { effect, rule, reason, ...granted };
   if (decision.approval === undefined) return { effect: 'deny', rule, reason };
   return { effect, rule, reason, approval: decision.approval, granted };
+}
+
+function tooLate(rule: string, life: Millis, { tool, tier }: ToolAccess): BoundedDecision {
+  return {
+    effect: 'too_late',
+    rule,
+    reason: `the task ends in ${Math.max(0, Math.round(life / 1_000))} s, less than the least life of ${tool}:${tier}`,
+  };
 }
 
 function unbound(rule: string, constraint: SenderConstraint): string {

@@ -1,3 +1,4 @@
+import { checkArguments, type Arguments } from './arguments.ts';
 import { canSee, seesEverything } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { BoundedDecision } from './decision.ts';
@@ -14,7 +15,7 @@ import { BrokerError, fieldInvalid } from './errors.ts';
 import type { DecisionFacts } from './facts.ts';
 import { isId } from './ids.ts';
 import type { Task, ToolAccess } from './model.ts';
-import type { ConsideredRule, PolicyRevision, PolicySource } from './policy.ts';
+import type { ConsideredRule, PolicyRevision, PolicySource, SenderConstraint } from './policy.ts';
 import type { Revisions } from './revisions.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
@@ -54,6 +55,8 @@ export interface Hypothetical {
   access: ToolAccess;
   at: Instant | undefined;
   renewals: number | undefined;
+  arguments: Arguments;
+  boundTo: SenderConstraint | undefined;
   revision: string;
 }
 
@@ -144,11 +147,12 @@ export function createExplanations(options: ExplanationsOptions) {
         throw new BrokerError('TASK_NOT_FOUND', `no task ${request.taskId}: check the id`);
       }
       const facts: TaskFacts = task === undefined ? imagined(request, at) : taskFacts(task);
+      const { tool, tier } = request.access;
+      checkArguments(`${tool}:${tier}`, revision.tools.get(tool)?.tiers[tier]?.arguments ?? {}, request.arguments);
       const needs = revision.needs(facts.agent, request.access, request.renewals !== undefined);
-      const known =
-        needs === undefined || task === undefined
-          ? undefined
-          : await options.facts.load(task, request.access, needs, at);
+      // A task that is only imagined holds nothing; what others hold is counted.
+      const asking = { ...facts, tenant: caller.tenant };
+      const known = needs === undefined ? undefined : await options.facts.load(asking, request.access, needs, at);
       const record: RecordedDecision = {
         at,
         workload: request.workload === '' ? (task?.agentWorkload ?? '') : request.workload,
@@ -157,6 +161,7 @@ export function createExplanations(options: ExplanationsOptions) {
         detail: {
           decision_id: '',
           ...request.access,
+          arguments: request.arguments,
           effect: 'deny',
           rule: '',
           reason: '',
@@ -164,7 +169,8 @@ export function createExplanations(options: ExplanationsOptions) {
           asked: asked(
             { deadline: task?.deadline ?? at + 3_600_000 },
             {
-              facts: known ?? (task === undefined ? { held: [], lineage: undefined, rates: new Map() } : undefined),
+              facts: known,
+              boundTo: request.boundTo,
               renewal:
                 request.renewals === undefined
                   ? undefined

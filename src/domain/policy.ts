@@ -60,7 +60,7 @@ export interface DecisionInput {
   access: ToolAccess;
   now: Instant;
   renewal: RenewalContext | undefined;
-  /** What the request says about this use, checked against the tier; undefined for a plan, which has no request. */
+  /** What the request says about this use, checked against the tier; undefined for a forecast, which has no request. */
   arguments?: Arguments | undefined;
   /** What `needs` asked for; undefined when nothing was asked. A rule that needs what is missing lets nothing through. */
   facts?: Facts | undefined;
@@ -127,6 +127,22 @@ export interface Decision {
   obligations?: Obligations;
 }
 
+/** What policy says while no request has been made, where that depends on the request. */
+export interface OpenDecision {
+  effect: 'depends';
+  rule: string;
+  /** One sentence for the caller. */
+  reason: string;
+  /** What decides, as conditions name it: `args.amount`, `caller.workload`, `rate.agent('1h')`. */
+  dependsOn: readonly string[];
+  /** All that it can still come to. */
+  possible: readonly Effect[];
+  /** Longest life that it may have. */
+  ttl: Millis;
+  /** What is certain, and the sender constraint that may be asked for. */
+  obligations?: Obligations;
+}
+
 /** One immutable, compiled revision of the policy documents. */
 export interface PolicyRevision {
   /** `sha256:<hex>` over the canonical documents. */
@@ -144,6 +160,11 @@ export interface PolicyRevision {
    * every rule that is about the request.
    */
   decide(input: DecisionInput, considered?: (rule: ConsideredRule) => void): Decision;
+  /**
+   * What can be said before a request is made: never a deny or an allow that a request could turn into something else by
+   * what it declares, or by who makes it. Without `input.facts`, what storage counts is open as well. Pure.
+   */
+  forecast(input: DecisionInput): Decision | OpenDecision;
 }
 
 /** The running revision. `current()` throws POLICY_DENIED-free: no policy at all is a revision that denies everything. */

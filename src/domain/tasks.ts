@@ -1,8 +1,8 @@
 import { canSee, opened, taskClosed, taskNotFound } from './access.ts';
 import type { Caller } from './caller.ts';
-import { decide, type BoundedDecision } from './decision.ts';
+import { plan as planned, type PlannedDecision } from './decision.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
-import { nothingYet } from './facts.ts';
+import { nothingYet, type DecisionFacts, type Facts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { auditEvent } from './audit.ts';
 import type { TaskCache } from './issue.ts';
@@ -28,7 +28,7 @@ export interface OpenRequest {
 
 export interface PlannedAccess {
   access: ToolAccess;
-  decision: BoundedDecision;
+  decision: PlannedDecision;
 }
 
 export interface TaskView {
@@ -43,6 +43,7 @@ export interface TasksOptions {
   policy: PolicySource;
   tasks: TaskStore;
   leases: LeaseStore;
+  facts: DecisionFacts;
   cache: TaskCache;
   wake: Wake;
   defaultTtl: Millis;
@@ -79,9 +80,9 @@ export function createTasks(options: TasksOptions) {
         // gets its task.
         const earlier = await tasks.byRequest(caller.tenant, caller.workload, request.requestId);
         if (earlier?.requestDigest !== request.requestDigest) throw error;
-        return { task: earlier.task, plan: planOf(revision, earlier.task, now), revision: revision.digest };
+        return { task: earlier.task, plan: await planAsOf(revision, earlier.task, now), revision: revision.digest };
       }
-      const plan = planOf(revision, task, now);
+      const plan = planOf(revision, task, now, () => (task.parentTaskId === undefined ? nothingYet : undefined));
       const event = auditEvent(task, 'task.opened', caller.workload, now, {
         intent: task.intent,
         agent: task.agent,
@@ -94,6 +95,7 @@ export function createTasks(options: TasksOptions) {
           effect: decision.effect,
           rule: decision.rule,
           reason: decision.reason,
+          ...(decision.effect === 'depends' ? { depends_on: decision.dependsOn } : {}),
         })),
       });
       const { requestId, requestDigest } = request;
@@ -108,7 +110,7 @@ export function createTasks(options: TasksOptions) {
       // A retry gets the task as it is now, and a plan as of now.
       return {
         task: result.task,
-        plan: result.inserted ? plan : planOf(revision, result.task, now),
+        plan: result.inserted ? plan : await planAsOf(revision, result.task, now),
         revision: revision.digest,
       };
     },
@@ -256,20 +258,36 @@ export function createTasks(options: TasksOptions) {
     };
   }
 
-  function planOf(revision: PolicyRevision, task: Task, now: Instant): PlannedAccess[] {
+  /** `factsOf`: what storage knows already; undefined where that has to be left open. */
+  function planOf(
+    revision: PolicyRevision,
+    task: Task,
+    now: Instant,
+    factsOf: (access: ToolAccess) => Facts | undefined,
+  ): PlannedAccess[] {
     const ended = { effect: 'deny', rule: '', reason: 'the task has ended' } as const;
     return task.tools.map((access) => ({
       access,
       decision:
         task.state !== 'open'
           ? ended
-          : decide(revision, task, access, {
-              workload: task.agentWorkload,
-              now,
-              renewal: undefined,
-              facts: nothingYet,
-            }),
+          : planned(revision, task, access, { workload: task.agentWorkload, now, facts: factsOf(access) }),
     }));
+  }
+
+  /** Of a task that may hold something by now. What others do in the meantime stays open. */
+  async function planAsOf(revision: PolicyRevision, task: Task, now: Instant): Promise<PlannedAccess[]> {
+    const known = new Map<ToolAccess, Facts>();
+    if (task.state === 'open') {
+      for (const access of task.tools) {
+        const needs = revision.needs(task.agent, access, false);
+        known.set(
+          access,
+          needs === undefined ? nothingYet : await options.facts.load(task, access, { ...needs, rates: [] }, now),
+        );
+      }
+    }
+    return planOf(revision, task, now, (access) => known.get(access));
   }
 
   async function visible(caller: Caller, taskId: string): Promise<Task> {

@@ -8,7 +8,7 @@ import { workloadIndex } from '../config/workload-pattern.ts';
 import type { SourceDocument } from '../config/yaml-document.ts';
 import { defaultMaxLength } from '../domain/arguments.ts';
 import type { ArgumentSpec, ArgumentSpecs } from '../domain/arguments.ts';
-import type { Agent, PolicyRevision, Tool, ToolTier } from '../domain/policy.ts';
+import type { Agent, Decision, DecisionInput, PolicyRevision, Tool, ToolTier } from '../domain/policy.ts';
 import { approvalOf } from './approval.ts';
 import { ListsView, ToolView } from './activation.ts';
 import { canonicalDocuments, digestOf, remember } from './canonical.ts';
@@ -16,8 +16,9 @@ import { checkDocuments } from './check-documents.ts';
 import type { Checked, KnownNames } from './check-documents.ts';
 import { namesOfRule } from './check-rule.ts';
 import { decideByRules, needsOfRules } from './decide.ts';
-import type { World } from './decide.ts';
+import type { Subject, World } from './decide.ts';
 import { ttlOf } from './defaults.ts';
+import { forecastByRules } from './forecast.ts';
 import type {
   AgentDocument,
   AnyDocument,
@@ -144,17 +145,24 @@ function build(
     ),
     needs: (agent, access, renewal) => needsOfRules(index, agent, access, renewal),
     decide: (input, considered) => {
-      const { agent: agentName } = input.task;
-      const { tool: toolName, tier: tierName } = input.access;
-      const agent = agents.get(agentName);
-      if (agent === undefined) return refusal('', `policy registers no agent ${agentName}`);
-      const tool = toolViews.get(toolName);
-      if (tool === undefined) return refusal('', `policy registers no tool ${toolName}`);
-      const tier = tools.get(toolName)!.tiers[tierName];
-      if (tier === undefined) return refusal('', `tool ${toolName} has no tier ${tierName}`);
-      return decideByRules(index, world, { agent, tool, tier }, input, considered);
+      const subject = subjectOf(input);
+      return 'effect' in subject ? subject : decideByRules(index, world, subject, input, considered);
+    },
+    forecast: (input) => {
+      const subject = subjectOf(input);
+      return 'effect' in subject ? subject : forecastByRules(index, world, subject, input);
     },
   };
+
+  function subjectOf({ task, access }: DecisionInput): Subject | Decision {
+    const agent = agents.get(task.agent);
+    if (agent === undefined) return refusal('', `policy registers no agent ${task.agent}`);
+    const tool = toolViews.get(access.tool);
+    if (tool === undefined) return refusal('', `policy registers no tool ${access.tool}`);
+    const tier = tools.get(access.tool)!.tiers[access.tier];
+    if (tier === undefined) return refusal('', `tool ${access.tool} has no tier ${access.tier}`);
+    return { agent, tool, tier };
+  }
   return remember(Object.freeze(revision), canonical);
 }
 

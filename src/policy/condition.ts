@@ -10,6 +10,8 @@ import { unknownField } from './condition-fault.ts';
 import type { ConditionFault } from './condition-fault.ts';
 import { expandConditions, expressionOf } from './expand.ts';
 import type { Expansion } from './expand.ts';
+import { forecaster } from './condition-forecast.ts';
+import type { ForecastCondition } from './condition-forecast.ts';
 import { checkExpression } from './expression-check.ts';
 import { needsOf } from './expression-needs.ts';
 
@@ -19,6 +21,8 @@ export interface Condition {
   evaluate(activation: Activation): ConditionResult;
   /** What storage has to be asked before it can be evaluated; undefined when nothing. */
   needs: FactNeeds | undefined;
+  /** All that it can come to while the request is not made. */
+  forecast: ForecastCondition;
   source: string;
 }
 
@@ -154,6 +158,10 @@ function compile(
       condition: {
         evaluate: (activation) => evaluate(program, activation),
         needs: needsOf(program.ast),
+        forecast: forecaster(program.ast, expansion.text, (part) => {
+          const parsed = environment.parse(part);
+          return (activation) => evaluate(parsed, activation);
+        }),
         source: expressionOf(source),
       },
     };

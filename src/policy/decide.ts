@@ -41,7 +41,7 @@ export interface Subject {
 }
 
 /** The rules that are about an agent and a tool; some of them are about other tiers. */
-function about(index: RuleIndex, agent: string, { tool }: ToolAccess): (readonly CompiledRule[])[] {
+export function about(index: RuleIndex, agent: string, { tool }: ToolAccess): (readonly CompiledRule[])[] {
   const lists: (readonly CompiledRule[])[] = [];
   const add = (byTool: ReadonlyMap<string, readonly CompiledRule[]> | undefined) => {
     if (byTool === undefined) return;
@@ -121,8 +121,19 @@ export function decideByRules(
       denyFault === undefined ? why : `${why} (denied because a condition could not be evaluated: ${denyFault})`,
     );
   }
+  if (allows.length + approvals.length === 0) return noMatch(input, missed, missedFault);
+  return granted(subject, input, allows, approvals, see);
+}
+
+/** What rules that all apply come to together; none of them denies. */
+export function granted(
+  subject: Subject,
+  input: DecisionInput,
+  allows: readonly CompiledRule[],
+  approvals: readonly CompiledRule[],
+  see: ReturnType<typeof seer>,
+): Decision {
   const granting = [...allows, ...approvals];
-  if (granting.length === 0) return noMatch(input, missed, missedFault);
 
   if (input.renewal !== undefined) {
     const refused = renewalRefusal(granting, input.renewal, see);
@@ -143,7 +154,7 @@ export function decideByRules(
   }
   const asking = [...approvals, ...(again === undefined ? [] : [again.rule])].sort((a, b) => a.order - b.order);
   const rule = again?.rule ?? asking[0]!;
-  const { tool, tier } = access;
+  const { tool, tier } = input.access;
   return {
     effect: 'needs_approval',
     rule: rule.id,
@@ -161,7 +172,7 @@ function first(rules: readonly CompiledRule[]): CompiledRule {
   return rules.reduce((a, b) => (b.order < a.order ? b : a));
 }
 
-function noMatch(input: DecisionInput, missed: CompiledRule | undefined, fault: string | undefined): Decision {
+export function noMatch(input: DecisionInput, missed: CompiledRule | undefined, fault: string | undefined): Decision {
   const { tool, tier } = input.access;
   const near =
     missed === undefined
@@ -173,7 +184,11 @@ function noMatch(input: DecisionInput, missed: CompiledRule | undefined, fault: 
 }
 
 /** Makes what conditions see, once, and only when one looks. */
-function seer(world: World, subject: Subject, input: DecisionInput): (timeZone: string | undefined) => Activation {
+export function seer(
+  world: World,
+  subject: Subject,
+  input: DecisionInput,
+): (timeZone: string | undefined) => Activation {
   let activation: Activation | undefined;
   return (timeZone = world.timeZone) => {
     activation ??= activationFor(world, subject, input);

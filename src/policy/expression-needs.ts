@@ -20,7 +20,7 @@ export function needsOf(node: ASTNode): FactNeeds | undefined {
   return needs;
 }
 
-function rateOf(node: ASTNode): RateNeed | undefined {
+export function rateOf(node: ASTNode): RateNeed | undefined {
   if (node.op !== 'rcall' || node.args[1].op !== 'id' || node.args[1].args !== 'rate') return undefined;
   const [scope, , [window, tool]] = node.args;
   return {

@@ -6,9 +6,10 @@ import type { Client } from '@connectrpc/connect';
 import { decodeJwt } from 'jose';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AuditService } from '../../src/gen/leasehold/v1/audit_service_pb.js';
-import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
+import { Effect, Tier } from '../../src/gen/leasehold/v1/common_pb.js';
 import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import type { Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import { PolicyService } from '../../src/gen/leasehold/v1/policy_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import { createEstate, startInProcess } from '../support/broker.ts';
 import type { TestEstate } from '../support/broker.ts';
@@ -118,6 +119,54 @@ function detailsOf(answer: { credential?: Credential | undefined }): unknown {
   if (material.case !== 'accessToken') throw new Error('no token');
   return decodeJwt(material.value.token)['authorization_details'];
 }
+
+test('a plan says what depends on the request, and promises no more than the rest', async () => {
+  const requestId = randomUUID();
+  const request = { requestId, intent: 'test', agent: 'clerk', tools, ttl: durationFromMs(3_600_000) };
+  const { plan, task } = await tasks.openTask(request);
+  expect(plan).toMatchObject([
+    { tool: 'crm', effect: Effect.ALLOW, dependsOn: [], possible: [] },
+    {
+      tool: 'mail',
+      effect: Effect.DEPENDS,
+      dependsOn: ["rate.agent('1h', 'mail')"],
+      possible: [Effect.ALLOW, Effect.DENY],
+      provider: 'jwt',
+      ttl: { seconds: 300n },
+    },
+    {
+      tool: 'pay',
+      effect: Effect.DEPENDS,
+      dependsOn: ['args.amount', 'args.order'],
+      possible: [Effect.ALLOW, Effect.DENY],
+      reason: expect.stringContaining('rule support/refund may allow it within limits on args.amount'),
+    },
+  ]);
+  const { events } = await estate.client(AuditService, 'auditor').listAuditEvents({ taskId: task!.taskId });
+  expect(events[0]!.detail!['plan']).toMatchObject([
+    { effect: 'allow' },
+    { effect: 'depends', depends_on: ["rate.agent('1h', 'mail')"] },
+    { effect: 'depends' },
+  ]);
+  // The same call again is answered with what holds by then.
+  await issue(task!.taskId, 0);
+  const again = await tasks.openTask(request);
+  expect(again.plan[1]).toMatchObject({ effect: Effect.DENY, policyRule: 'support/no-mail-after-customer-data' });
+});
+
+test('an explanation of a request that nobody made declares arguments, and refuses them as the request would be', async () => {
+  const policies = estate.client(PolicyService, 'operator');
+  const explain = (args: Record<string, string | number>) =>
+    policies.explainDecision({
+      subject: { case: 'hypothetical', value: { agent: 'clerk', access: tools[2]!, arguments: args } },
+    });
+  expect(await explain({ order: 'ORD-1', amount: 100 })).toMatchObject({ effect: Effect.ALLOW });
+  expect(await explain({ order: 'ORD-1', amount: 101 })).toMatchObject({
+    effect: Effect.DENY,
+    reason: expect.stringContaining('limits arguments.amount'),
+  });
+  await expect(explain({ order: 'ORD-1', amount: 'x' })).rejects.toThrow(/arguments.amount: must be a whole number/);
+});
 
 describe('arguments of a request', () => {
   test('are in the token, in the audit, and the same at a renewal and a retry', async () => {

@@ -1,7 +1,16 @@
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { CliError } from '../cli-error.ts';
 import { defineRemote, type RemoteOptions } from '../define.ts';
-import { collect, contextEntry, count, identifier, instant, toolAndTier, type ToolAndTier } from '../values.ts';
+import {
+  collect,
+  contextEntry,
+  count,
+  identifier,
+  instant,
+  requestArgument,
+  toolAndTier,
+  type ToolAndTier,
+} from '../values.ts';
 
 interface Options extends RemoteOptions {
   task?: string;
@@ -12,6 +21,8 @@ interface Options extends RemoteOptions {
   at?: number;
   renewals?: number;
   revision?: string;
+  argument?: [string, string | number | boolean][];
+  boundTo?: 'dpop' | 'mtls';
 }
 
 export function policyExplain(parent: Command): void {
@@ -32,6 +43,10 @@ export function policyExplain(parent: Command): void {
         'leasehold policy explain --agent analyst --tool warehouse:write --context change_ticket=CHG-7',
         'without a task',
       ],
+      [
+        'leasehold policy explain --agent support --tool payments:write --argument order=ORD-1 --argument amount=80',
+        'with what the request declares',
+      ],
     ],
   });
   command
@@ -44,6 +59,12 @@ export function policyExplain(parent: Command): void {
       'context of the request, without a task; repeat it for more',
       collect(contextEntry),
     )
+    .option(
+      '--argument <name=value>',
+      'an argument that it would declare; repeat it for more',
+      collect(requestArgument),
+    )
+    .addOption(new Option('--bound-to <what>', 'what its credential would be bound to').choices(['dpop', 'mtls']))
     .option('--workload <id>', 'workload that would ask')
     .option('--at <time>', 'when it would ask', instant)
     .option('--renewals <number>', 'it would be this renewal of its credential', count(1_000_000))
@@ -67,6 +88,8 @@ export function policyExplain(parent: Command): void {
                   workload: options.workload ?? '',
                   access: { tool: tool.tool, tier: remote.tierValue[tool.tier] },
                   revision: options.revision ?? '',
+                  arguments: Object.fromEntries(options.argument ?? []),
+                  senderConstraint: remote.constraintValue[options.boundTo ?? 'none'],
                   ...(options.at === undefined ? {} : { time: remote.timestampFromMs(options.at) }),
                   ...(options.renewals === undefined ? {} : { renewals: options.renewals - 1 }),
                 },

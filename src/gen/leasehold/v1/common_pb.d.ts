@@ -179,7 +179,7 @@ export declare type PlanEntry = Message<"leasehold.v1.PlanEntry"> & {
   tier: Tier;
 
   /**
-   * Allowed, denied, or an approval is needed.
+   * Allowed, denied, an approval is needed, or it depends on the request.
    *
    * @generated from field: leasehold.v1.Effect effect = 3;
    */
@@ -200,7 +200,7 @@ export declare type PlanEntry = Message<"leasehold.v1.PlanEntry"> & {
   policyRule: string;
 
   /**
-   * Life that a credential issued now would have; unset unless allowed.
+   * Life that a credential issued now would have, the longest that it may have where it depends; unset for the others.
    *
    * @generated from field: google.protobuf.Duration ttl = 6;
    */
@@ -219,6 +219,28 @@ export declare type PlanEntry = Message<"leasehold.v1.PlanEntry"> & {
    * @generated from field: leasehold.v1.RevocationKind revocation_kind = 8;
    */
   revocationKind: RevocationKind;
+
+  /**
+   * With `EFFECT_DEPENDS`: what decides, as the conditions of rules name it: `args.amount` for an argument of the request,
+   * `caller.workload` while no workload is pinned, `rate.agent('1h')` for what is counted when the agent asks. At most 16.
+   *
+   * @generated from field: repeated string depends_on = 9;
+   */
+  dependsOn: string[];
+
+  /**
+   * With `EFFECT_DEPENDS`: everything that it can still come to.
+   *
+   * @generated from field: repeated leasehold.v1.Effect possible = 10;
+   */
+  possible: Effect[];
+
+  /**
+   * What the agent has to offer when it asks, so that the credential can be bound to it.
+   *
+   * @generated from field: leasehold.v1.SenderConstraint sender_constraint = 11;
+   */
+  senderConstraint: SenderConstraint;
 };
 
 /**
@@ -327,12 +349,53 @@ export enum Effect {
    * @generated from enum value: EFFECT_NEEDS_APPROVAL = 3;
    */
   NEEDS_APPROVAL = 3,
+
+  /**
+   * Only in a plan: it cannot be said before the agent asks. `PlanEntry.depends_on` says what decides, and
+   * `PlanEntry.possible` what it can still come to.
+   *
+   * @generated from enum value: EFFECT_DEPENDS = 4;
+   */
+  DEPENDS = 4,
 }
 
 /**
  * Describes the enum leasehold.v1.Effect.
  */
 export declare const EffectSchema: GenEnum<Effect>;
+
+/**
+ * SenderConstraint is how a credential is bound to its holder, so that nobody else can use it.
+ *
+ * @generated from enum leasehold.v1.SenderConstraint
+ */
+export enum SenderConstraint {
+  /**
+   * It is not: who has it can use it.
+   *
+   * @generated from enum value: SENDER_CONSTRAINT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * To a key of the agent, which proves it with each use (RFC 9449).
+   *
+   * @generated from enum value: SENDER_CONSTRAINT_DPOP = 1;
+   */
+  DPOP = 1,
+
+  /**
+   * To the client certificate of the agent's connections (RFC 8705).
+   *
+   * @generated from enum value: SENDER_CONSTRAINT_MTLS = 2;
+   */
+  MTLS = 2,
+}
+
+/**
+ * Describes the enum leasehold.v1.SenderConstraint.
+ */
+export declare const SenderConstraintSchema: GenEnum<SenderConstraint>;
 
 /**
  * RevocationKind is what revoking a credential of a tier means at its target. The broker never claims more.

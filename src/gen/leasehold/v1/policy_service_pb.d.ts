@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Effect, ToolAccess } from "./common_pb.js";
+import type { Effect, SenderConstraint, ToolAccess } from "./common_pb.js";
 
 /**
  * Describes the file leasehold/v1/policy_service.proto.
@@ -720,6 +720,20 @@ export declare type HypotheticalRequest = Message<"leasehold.v1.HypotheticalRequ
    * @generated from field: string revision = 8;
    */
   revision: string;
+
+  /**
+   * What the request would declare, by the arguments of the tool's tier.
+   *
+   * @generated from field: google.protobuf.Struct arguments = 9;
+   */
+  arguments?: JsonObject | undefined;
+
+  /**
+   * What the credential would be bound to.
+   *
+   * @generated from field: leasehold.v1.SenderConstraint sender_constraint = 10;
+   */
+  senderConstraint: SenderConstraint;
 };
 
 /**
