@@ -3,9 +3,11 @@ import type { ArgumentSpecs } from '../domain/arguments.ts';
 import { rateKey } from '../domain/facts.ts';
 import { ArgsView } from './activation.ts';
 import type { Activation } from './activation.ts';
-import type { ConditionResult } from './condition.ts';
 import { children } from './expand.ts';
 import { rateOf } from './expression-needs.ts';
+
+/** What a condition came to: whether it holds, or why that cannot be said. */
+export type ConditionResult = boolean | { failed: string };
 
 /** What cannot be known before a request is made. */
 export interface Open {

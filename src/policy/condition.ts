@@ -11,12 +11,10 @@ import type { ConditionFault } from './condition-fault.ts';
 import { expandConditions, expressionOf } from './expand.ts';
 import type { Expansion } from './expand.ts';
 import { forecaster } from './condition-forecast.ts';
-import type { ForecastCondition } from './condition-forecast.ts';
+import type { ConditionResult, ForecastCondition } from './condition-forecast.ts';
 import { checkExpression } from './expression-check.ts';
 import { needsOf } from './expression-needs.ts';
 
-/** What a condition came to: whether it holds, or why that cannot be said. */
-export type ConditionResult = boolean | { failed: string };
 export interface Condition {
   evaluate(activation: Activation): ConditionResult;
   /** What storage has to be asked before it can be evaluated; undefined when nothing. */

@@ -16,7 +16,7 @@ import {
   TimeView,
 } from './activation.ts';
 import type { Activation, ListsView, ToolView } from './activation.ts';
-import type { ConditionResult } from './condition.ts';
+import type { ConditionResult } from './condition-forecast.ts';
 import { seenBy } from './explain.ts';
 import { least, mergeObligations, refusal } from './obligations.ts';
 import type { CompiledRule } from './obligations.ts';
