@@ -1,12 +1,12 @@
-import { auditEvent } from './audit.ts';
+import { auditEvent, type AuditEvent } from './audit.ts';
 import { BrokerError } from './errors.ts';
 import { issuedEvent } from './issue-records.ts';
 import { renewAfter } from './lease-terms.ts';
 import type { Lease, Task } from './model.ts';
-import type { Grant, Material, Provider, SelfContainedProvider } from './provider.ts';
+import type { Grant, Made, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
-import type { Clock, Instant } from './time.ts';
+import type { Clock, Instant, Millis } from './time.ts';
 
 export interface Issued {
   lease: Lease;
@@ -21,13 +21,16 @@ export interface PreparedGrant extends Grant {
 export interface HandOutOptions {
   clock: Clock;
   refreshTask: (tenant: string, taskId: string) => Promise<Task | undefined>;
-  leases: Pick<LeaseStore, 'abandon'>;
+  leases: Pick<LeaseStore, 'abandon' | 'reopen'>;
   writer: LeaseWriter;
   /** Resolves when what was begun in this turn of the event loop has been sent. */
   sent: () => Promise<void>;
   reached: Reached;
   emit: Emit;
 }
+
+/** Beyond the provider's own time-out: what the broker itself may take before the settler looks after a pending lease. */
+export const pendingMargin: Millis = 5_000;
 
 /** The task changed between the decision and the last step: looked at again, but not for ever. */
 const maxRounds = 4;
@@ -39,7 +42,7 @@ const maxRounds = 4;
 export function createHandOut(options: HandOutOptions) {
   const { clock, leases, writer } = options;
 
-  return { issueSelfContained, issueInTwoSteps };
+  return { issueSelfContained, issueInTwoSteps, issueAnew };
 
   /** One commit: the provider needs no target. */
   async function issueSelfContained(
@@ -60,7 +63,7 @@ export function createHandOut(options: HandOutOptions) {
       throw error;
     }
     if (!(await written)) return undefined;
-    return done(grant, material);
+    return done(grant.lease, material, announce);
   }
 
   /** A pending lease first, then the credential, then `active`: what is in between is settled, whatever happens. */
@@ -69,49 +72,99 @@ export function createHandOut(options: HandOutOptions) {
     grant: PreparedGrant,
     stillAllowed: () => Promise<void>,
   ): Promise<Issued | undefined> {
-    const { lease, write } = grant;
-    if (!(await writer.insert({ ...write, supersedeAt: undefined }))) return undefined;
+    const prepared = await prepare(provider, grant);
+    if (!(await writer.insert({ ...prepared.write, supersedeAt: undefined }))) return undefined;
     options.reached('issue.pending-committed');
     try {
       await stillAllowed();
     } catch (error) {
-      await abandon(grant, 'policy does not allow it beside what was issued at the same moment');
+      await abandon(provider, prepared, 'policy does not allow it beside what was issued at the same moment');
       throw error;
     }
-    let material: Material;
+    return await make(provider, prepared, (lease) => [issuedEvent({ ...prepared, lease })], announce);
+  }
+
+  /** The lease is pending again until the target has made another credential in the place of the one that was lost. */
+  async function issueAnew(
+    provider: TargetProvider,
+    grant: PreparedGrant,
+    event: AuditEvent,
+  ): Promise<Issued | undefined> {
+    const prepared = await prepare(provider, grant);
+    if (!(await leases.reopen(grant.lease, prepared.lease.handle, prepared.write.settleAt, event))) return undefined;
+    options.reached('issue.pending-committed');
+    return await make(
+      provider,
+      prepared,
+      () => [],
+      () => undefined,
+    );
+  }
+
+  /** What the target has to say before the pending lease is committed. The attempt is timed from here. */
+  async function prepare(provider: Provider, grant: PreparedGrant): Promise<PreparedGrant> {
+    if (provider.selfContained || provider.prepare === undefined) return grant;
+    const timeout = provider.issueTimeout;
+    let handle: string;
     try {
-      material = provider.selfContained
-        ? provider.sign(grant)
-        : await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
+      handle = await provider.prepare(grant, AbortSignal.timeout(timeout));
     } catch (error) {
-      options.emit('provider.failed', { provider: lease.provider, tool: lease.tool, operation: 'issue', error });
-      await abandon(grant, 'the provider did not make the credential');
-      if (error instanceof BrokerError) throw error;
-      throw new BrokerError(
-        'PROVIDER_UNAVAILABLE',
-        `the target of ${lease.tool}:${lease.tier} did not make a credential: retry with the same request_id`,
-        { cause: error, retryAfterMs: 1_000 },
-      );
+      throw providerFailed(grant.lease, 'prepare', error);
+    }
+    const lease: Lease = { ...grant.lease, handle };
+    return { ...grant, lease, write: { ...grant.write, lease, settleAt: clock.now() + timeout + pendingMargin } };
+  }
+
+  function providerFailed(lease: Lease, operation: string, error: unknown): BrokerError {
+    options.emit('provider.failed', { provider: lease.provider, tool: lease.tool, operation, error });
+    if (error instanceof BrokerError) return error;
+    return new BrokerError(
+      'PROVIDER_UNAVAILABLE',
+      `the target of ${lease.tool}:${lease.tier} did not make a credential: retry with the same request_id`,
+      { cause: error, retryAfterMs: 1_000 },
+    );
+  }
+
+  async function make(
+    provider: Provider,
+    pending: PreparedGrant,
+    events: (lease: Lease) => AuditEvent[],
+    told: (lease: Lease) => void,
+  ): Promise<Issued | undefined> {
+    let made: Made;
+    try {
+      made = provider.selfContained
+        ? { material: provider.sign(pending) }
+        : await provider.issue(pending, AbortSignal.timeout(provider.issueTimeout));
+    } catch (error) {
+      const failure = providerFailed(pending.lease, 'issue', error);
+      await abandon(provider, pending, 'the provider did not make the credential');
+      throw failure;
     }
     options.reached('issue.credential-made');
-    if (await activate(grant)) {
+    const lease: Lease = {
+      ...pending.lease,
+      handle: made.handle ?? pending.lease.handle,
+      expiresAt: Math.min(pending.lease.expiresAt, made.expiresAt ?? Infinity),
+    };
+    const grant: PreparedGrant = { ...pending, lease, write: { ...pending.write, lease } };
+    if (await activate(provider, grant, events(lease))) {
       options.reached('issue.activated');
-      return done(grant, material);
+      return done(lease, made.material, told);
     }
-    await abandon(grant, 'the task changed before the credential was handed out');
+    await abandon(provider, grant, 'the task changed before the credential was handed out');
     return undefined;
   }
 
   /** `pending` → `active`. A deadline that moved but still covers the lease is no reason to throw the credential away. */
-  async function activate(grant: PreparedGrant): Promise<boolean> {
+  async function activate(provider: Provider, grant: PreparedGrant, events: AuditEvent[]): Promise<boolean> {
     const { lease, write } = grant;
-    const events = [issuedEvent(grant)];
     let epoch = write.epoch;
     for (let round = 0; round < maxRounds; round++) {
       try {
-        if (await writer.activate({ ...write, lease, epoch, settleAt: lease.expiresAt, events })) return true;
+        if (await writer.activate({ ...write, epoch, settleAt: lease.expiresAt, events })) return true;
       } catch (error) {
-        await abandon(grant, 'the broker could not record the credential');
+        await abandon(provider, grant, 'the broker could not record the credential');
         throw error;
       }
       const task = await options.refreshTask(lease.tenant, lease.taskId);
@@ -122,22 +175,29 @@ export function createHandOut(options: HandOutOptions) {
   }
 
   /** Nobody received it: settled at once, and by the settler in any case when this fails too (its `settleAt` stands). */
-  async function abandon(grant: PreparedGrant, reason: string): Promise<void> {
+  async function abandon(provider: Provider, grant: PreparedGrant, reason: string): Promise<void> {
     const { lease, task } = grant;
     const event = auditEvent(task, 'lease.abandoned', 'broker', clock.now(), { reason }, lease.leaseId);
     try {
-      await leases.abandon(lease, clock.now(), event);
+      const left = await leases.abandon(lease, clock.now(), event);
       options.emit('lease.abandoned', { ...leaseFields(lease), reason });
+      // So late that the settler has been there before the credential was: nobody else looks for it any more.
+      if (!left && !provider.selfContained)
+        await provider.revoke(lease.handle, AbortSignal.timeout(provider.issueTimeout));
     } catch (error) {
       options.emit('storage.failed', { operation: 'abandon', error });
     }
   }
 
-  function done(grant: PreparedGrant, material: Material): Issued {
-    const lease: Lease = { ...grant.lease, state: 'active' };
+  function done(made: Lease, material: Material, told: (lease: Lease) => void): Issued {
+    const lease: Lease = { ...made, state: 'active' };
+    told(lease);
+    return { lease, material, renewAfter: renewAfter(lease) };
+  }
+
+  function announce(lease: Lease): void {
     const fields = { ...leaseFields(lease), agent: lease.agent, expiresAt: lease.expiresAt };
     if (lease.renewedFrom === undefined) options.emit('lease.issued', fields);
     else options.emit('lease.renewed', { ...fields, renewedFrom: lease.renewedFrom });
-    return { lease, material, renewAfter: renewAfter(lease) };
   }
 }

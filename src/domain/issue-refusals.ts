@@ -8,6 +8,12 @@ export function renewable(lease: Lease, now: Instant): boolean {
   return lease.state === 'active' && lease.settleCause === undefined && lease.expiresAt > now;
 }
 
+export function stillRunning(): BrokerError {
+  return new BrokerError('IN_PROGRESS', 'the first call with this request_id is still running: retry shortly', {
+    retryAfterMs: 500,
+  });
+}
+
 export function leaseEnded(lease: Lease): BrokerError {
   return new BrokerError(
     'LEASE_ENDED',

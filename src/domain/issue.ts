@@ -9,10 +9,10 @@ import { asked } from './decision-record.ts';
 import { BrokerError } from './errors.ts';
 import type { DecisionFacts, FactNeeds, Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
-import { createHandOut, type Issued, type PreparedGrant } from './hand-out.ts';
+import { createHandOut, pendingMargin, type Issued, type PreparedGrant } from './hand-out.ts';
 import { createInTurn } from './in-turn.ts';
 import { decisionDetail, refusalEvents, type Allowed, type Line, type Recorded } from './issue-records.ts';
-import { leaseEnded, notRenewed, refusal, renewable } from './issue-refusals.ts';
+import { leaseEnded, notRenewed, refusal, renewable, stillRunning } from './issue-refusals.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
@@ -46,7 +46,7 @@ export interface IssuerOptions {
   cache: TaskCache;
   approvals: ApprovalGate;
   tasks: Pick<TaskStore, 'pinAgent'>;
-  leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon'>;
+  leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon' | 'reopen'>;
   writer: LeaseWriter;
   /** Resolves when what was begun in this turn of the event loop has been sent. */
   sent: () => Promise<void>;
@@ -64,8 +64,6 @@ export interface Issuer {
   renew(caller: Caller, leaseId: string, requestId: string): Promise<Issued>;
 }
 
-/** Beyond the provider's own time-out: what the broker itself may take before the settler looks after a pending lease. */
-const pendingMargin: Millis = 5_000;
 /** For a credential that needs no target, but is decided on what storage counts. */
 const signingTimeout: Millis = 5_000;
 /** The task changed while we decided: decide again, but not for ever. */
@@ -74,7 +72,7 @@ const maxRounds = 4;
 export function createIssuer(options: IssuerOptions): Issuer {
   const { clock, cache, leases, writer, policy } = options;
   const inTurn = createInTurn();
-  const { issueSelfContained, issueInTwoSteps } = createHandOut({
+  const { issueSelfContained, issueInTwoSteps, issueAnew } = createHandOut({
     ...options,
     refreshTask: (tenant, taskId) => cache.refresh(tenant, taskId),
   });
@@ -372,11 +370,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       throw new BrokerError('REQUEST_ID_REUSED', 'this request_id was used for another credential: send a new one');
     }
     const now = clock.now();
-    if (lease.state === 'pending') {
-      throw new BrokerError('IN_PROGRESS', 'the first call with this request_id is still running: retry shortly', {
-        retryAfterMs: 500,
-      });
-    }
+    if (lease.state === 'pending') throw stillRunning();
     if (lease.state !== 'active' || lease.expiresAt <= now) throw leaseEnded(lease);
     const current = await cache.refresh(task.tenant, task.taskId);
     if (current?.state !== 'open') throw taskClosed(current ?? task);
@@ -385,12 +379,20 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const provider = options.providers.get(lease.provider);
     if (tool === undefined || tier === undefined || provider === undefined) throw leaseEnded(lease);
     const grant: Grant = { lease, task: current, tool, tier };
-    await writer.record([
-      auditEvent(task, 'lease.reissued', caller.workload, now, { request_id: line.requestId }, lease.leaseId),
-    ]);
+    const detail = { request_id: line.requestId };
+    const event = auditEvent(task, 'lease.reissued', caller.workload, now, detail, lease.leaseId);
+    if (!provider.selfContained && provider.reissue === 'anew') {
+      const settleAt = now + provider.issueTimeout + pendingMargin;
+      const write: LeaseWrite = { lease, epoch: current.epoch, settleAt, supersedeAt: undefined, events: [] };
+      const anew = await issueAnew(provider, { ...grant, write }, event);
+      // Another retry of the same call, or the end of the lease, was there first.
+      if (anew === undefined) throw stillRunning();
+      return anew;
+    }
+    await writer.record([event]);
     const material = provider.selfContained
       ? provider.sign(grant)
-      : await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout));
+      : (await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout))).material;
     return { lease, material, renewAfter: renewAfter(lease) };
   }
 

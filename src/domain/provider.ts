@@ -15,6 +15,21 @@ export type Material =
       sslmode: string;
     };
 
+/** What one `issue` made. */
+export interface Made {
+  material: Material;
+  /** How to find it from now on, where only the target could say; kept by the write that makes the lease active. */
+  handle?: string;
+  /** When the target ends it by itself, if that is before the end of the lease. */
+  expiresAt?: Instant;
+}
+
+/**
+ * What a revoke left undone although nothing failed: it cannot be taken away alone and dies by itself, or it is too early to
+ * tell whether it exists.
+ */
+export type Remaining = { deadBy: Instant } | { lookAgainAt: Instant; because: string };
+
 /** Everything that a provider needs to make one credential; decided and bounded already. */
 export interface Grant {
   lease: Lease;
@@ -48,16 +63,33 @@ export interface TargetProvider {
    */
   handle(leaseId: string, tier: ToolTier): string;
   /**
+   * For a target that names its credentials itself: what has to be known before it is asked for one, as the handle that is
+   * committed with the pending lease. Asked again before an active lease's credential is made anew; the handle then finds
+   * both. Nothing is made here that outlives the task.
+   */
+  prepare?(grant: Grant, signal: AbortSignal): Promise<string>;
+  /**
+   * What `issue` does for an active lease, whose answer was lost. `replaces`: the same credential with another secret.
+   * `anew`: it can give the earlier one to nobody a second time, so it ends that one and makes another; the lease is pending
+   * meanwhile.
+   */
+  reissue: 'replaces' | 'anew';
+  /**
    * Makes the credential. Safe to call again for the same lease: it then replaces the secret. For a lease that is `active`
    * it only replaces, and throws LEASE_ENDED where the target knows no such credential any more: a settlement that runs
    * beside a retry must not be undone by it.
    */
-  issue(grant: Grant, signal: AbortSignal): Promise<Material>;
+  issue(grant: Grant, signal: AbortSignal): Promise<Made>;
   /**
    * Ends the credential at its target and returns only when a look at the target shows it gone (sessions included).
-   * Idempotent; a credential that never came to be is gone too. Throws with a message free of secrets when it cannot.
+   * Idempotent; a credential that never came to be is gone too. Throws with a message free of secrets when it cannot, and
+   * says what remains when nothing failed and it is not gone all the same. `lease`: what it is revoked for, where there is one.
    */
-  revoke(handle: string, signal: AbortSignal): Promise<void>;
+  revoke(
+    handle: string,
+    signal: AbortSignal,
+    lease?: Pick<Lease, 'settleCause' | 'issuedAt' | 'expiresAt'>,
+  ): Promise<Remaining | void>;
   /** Whether the target still knows the credential. For tests. */
   exists(handle: string, signal: AbortSignal): Promise<boolean>;
   /** Absent: what the targets hold cannot be listed, and is not compared with our leases. */

@@ -127,8 +127,13 @@ export function createSettler(options: SettlerOptions) {
     const provider = providers.get(lease.provider) as TargetProvider;
     const target = targetOf(lease);
     try {
-      await provider.revoke(lease.handle, AbortSignal.timeout(options.revokeTimeout));
+      const remaining = await provider.revoke(lease.handle, AbortSignal.timeout(options.revokeTimeout), lease);
       resting.delete(target);
+      if (remaining !== undefined && 'lookAgainAt' in remaining) {
+        await store.failed(lease, remaining.because, remaining.lookAgainAt);
+        return undefined;
+      }
+      if (remaining !== undefined) return { lease, outcome: 'bounded', deadBy: remaining.deadBy };
       return { lease, outcome: outcomeOf(lease, clock.now()), deadBy: undefined };
     } catch (error) {
       return await failed(lease, target, error);

@@ -87,7 +87,7 @@ export interface LeaseWriter {
    * renewed lease is not active any more; the caller looks which.
    */
   insert(write: LeaseWrite): Promise<boolean>;
-  /** `pending` → `active`. False: the task is not open at that epoch, or the lease is not pending any more. */
+  /** `pending` → `active`, with the handle as it is now known and an end that may have come nearer. False: the task is not open at that epoch, or the lease is not pending any more. */
   activate(write: LeaseWrite): Promise<boolean>;
   /** Events without a lease row (a denial). */
   record(events: AuditEvent[]): Promise<void>;
@@ -113,9 +113,11 @@ export interface LeaseStore {
   beginReturn(lease: Lease, claimUntil: Instant, event: AuditEvent): Promise<Lease | undefined>;
   /**
    * A pending lease whose issue failed: due for settlement now, and its request_id is free again, so that the agent's
-   * retry is a fresh issue.
+   * retry is a fresh issue. Its handle is kept as it is now known. False: it was settled already.
    */
-  abandon(lease: Lease, now: Instant, event: AuditEvent): Promise<void>;
+  abandon(lease: Lease, now: Instant, event: AuditEvent): Promise<boolean>;
+  /** `active` → `pending` under this handle, for a credential that is made anew. False: it is not active, or ends already. */
+  reopen(lease: Lease, handle: string, settleAt: Instant, event: AuditEvent): Promise<boolean>;
   counts(): Promise<{ open: number; troubled: number }>;
 }
 

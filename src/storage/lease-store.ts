@@ -55,6 +55,7 @@ export function createLeaseStore(pool: pg.Pool): LeaseStore {
 
     beginReturn: (lease, claimUntil, event) => beginReturn(pool, lease, claimUntil, event),
     abandon: (lease, now, event) => abandon(pool, lease, now, event),
+    reopen: (lease, handle, settleAt, event) => reopen(pool, lease, handle, settleAt, event),
 
     counts: () =>
       guarded(async () => {
@@ -102,13 +103,32 @@ async function beginReturn(pool: pg.Pool, lease: Lease, claimUntil: Instant, eve
   });
 }
 
-async function abandon(pool: pg.Pool, lease: Lease, now: Instant, event: AuditEvent): Promise<void> {
-  await guarded(() =>
-    pool.query(
+async function reopen(pool: pg.Pool, lease: Lease, handle: string, settleAt: Instant, event: AuditEvent) {
+  return await guarded(async () => {
+    const { rows } = await pool.query(
       `WITH written AS (
-        UPDATE leases SET state = 'settling', settle_cause = 'abandoned', settle_at = $3,
-          request_id = request_id || '~' || lease_id
-        WHERE tenant = $1 AND lease_id = $2 AND state = 'pending'
+        UPDATE leases SET state = 'pending', handle = $4, settle_at = $5
+        WHERE tenant = $1 AND lease_id = $2 AND state = 'active' AND settle_cause IS NULL AND handle = $3
+        RETURNING lease_id
+      ), logged AS (
+        ${auditInsert} ${auditSelect} FROM ${auditUnnest(6)} WHERE EXISTS (SELECT FROM written)
+      )
+      SELECT * FROM written`,
+      [lease.tenant, lease.leaseId, lease.handle, handle, new Date(settleAt), ...auditColumns([event])],
+    );
+    return rows.length > 0;
+  });
+}
+
+async function abandon(pool: pg.Pool, lease: Lease, now: Instant, event: AuditEvent): Promise<boolean> {
+  return await guarded(async () => {
+    const { rows } = await pool.query(
+      // A settler that was quicker looks again when its target named the credential only now.
+      `WITH written AS (
+        UPDATE leases SET state = 'settling', settle_cause = 'abandoned', settle_at = $3, handle = $4,
+          request_id = CASE WHEN state = 'pending' THEN request_id || '~' || lease_id ELSE request_id END
+        WHERE tenant = $1 AND lease_id = $2
+          AND (state = 'pending' OR (state = 'settling' AND settle_cause = 'abandoned' AND handle <> $4))
         RETURNING lease_id
       ), unused AS (
         DELETE FROM approval_uses u USING written w WHERE u.tenant = $1 AND u.lease_id = w.lease_id
@@ -121,9 +141,12 @@ async function abandon(pool: pg.Pool, lease: Lease, now: Instant, event: AuditEv
           AND (a.state = 'approved' OR NOT EXISTS (
             SELECT FROM approvals o WHERE o.tenant = a.tenant AND o.task_id = a.task_id AND o.tool = a.tool AND o.tier = a.tier
               AND o.arguments_digest = a.arguments_digest AND o.state IN ('pending', 'approved')))
+      ), logged AS (
+        ${auditInsert} ${auditSelect} FROM ${auditUnnest(5)} WHERE EXISTS (SELECT FROM written)
       )
-      ${auditInsert} ${auditSelect} FROM ${auditUnnest(4)} WHERE EXISTS (SELECT FROM written)`,
-      [lease.tenant, lease.leaseId, new Date(now), ...auditColumns([event])],
-    ),
-  );
+      SELECT EXISTS (SELECT FROM leases WHERE tenant = $1 AND lease_id = $2 AND state <> 'settled') AS open`,
+      [lease.tenant, lease.leaseId, new Date(now), lease.handle, ...auditColumns([event])],
+    );
+    return (rows[0] as { open: boolean }).open;
+  });
 }

@@ -134,8 +134,8 @@ const insertAny = { name: 'insert-leases', text: insertLeases(false) };
 
 const activateLeases = `
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[])
-    AS i(tenant, task_id, epoch, lease_id, settle_at, renewed_from, supersede_at)
+  SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[], $8::text[],
+    $9::float8[]) AS i(tenant, task_id, epoch, lease_id, settle_at, renewed_from, supersede_at, handle, expires_at)
 ), ${gate}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
@@ -146,11 +146,12 @@ WITH input AS MATERIALIZED (
   RETURNING i.lease_id
 ), written AS (
   UPDATE leases l
-  SET state = 'active', settle_at = to_timestamp(i.settle_at / 1000)
+  SET state = 'active', settle_at = to_timestamp(i.settle_at / 1000), handle = i.handle,
+    expires_at = LEAST(l.expires_at, to_timestamp(i.expires_at / 1000))
   FROM passed i
   WHERE ${renews} AND l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'pending'
   RETURNING l.lease_id
-), ${logged(8)}
+), ${logged(10)}
 SELECT lease_id FROM written`;
 
 const insertEvents = `${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`;
@@ -239,6 +240,8 @@ function activateValues(writes: readonly LeaseWrite[]): unknown[] {
     column((w) => w.settleAt),
     column((w) => w.lease.renewedFrom ?? null),
     column((w) => w.supersedeAt ?? null),
+    column((w) => w.lease.handle),
+    column((w) => w.lease.expiresAt),
     ...auditColumns(writes.flatMap((w) => w.events)),
   ];
 }

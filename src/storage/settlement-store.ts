@@ -173,21 +173,25 @@ async function settled(pool: pg.Pool, results: Settled[], now: Instant): Promise
     pool.query({
       name: 'settle-leases',
       text: `WITH input AS (
-          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS i(tenant, lease_id, outcome, dead_by)
+          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[])
+            AS i(tenant, lease_id, outcome, dead_by, handle)
         ), done AS (
           UPDATE leases l
           SET state = 'settled', outcome = i.outcome, dead_by = to_timestamp(i.dead_by / 1000),
-            settled_at = to_timestamp($5::float8 / 1000),
+            settled_at = to_timestamp($6::float8 / 1000),
             settle_error = CASE WHEN i.outcome = 'irrevocable' THEN l.settle_error END
-          FROM input i WHERE l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'settling'
+          FROM input i
+          -- Another handle than the one that was settled: its target named the credential meanwhile, and it is due again.
+          WHERE l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'settling' AND l.handle = i.handle
           RETURNING l.lease_id
         )
-        ${auditInsert} ${auditSelect} FROM ${auditUnnest(6)} WHERE e.lease_id IN (SELECT lease_id FROM done)`,
+        ${auditInsert} ${auditSelect} FROM ${auditUnnest(7)} WHERE e.lease_id IN (SELECT lease_id FROM done)`,
       values: [
         results.map((result) => result.lease.tenant),
         results.map((result) => result.lease.leaseId),
         results.map((result) => result.outcome),
         results.map((result) => result.deadBy ?? null),
+        results.map((result) => result.lease.handle),
         now,
         ...auditColumns(events),
       ],

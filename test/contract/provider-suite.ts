@@ -11,8 +11,8 @@ export interface ProviderHarness {
   tier: ToolTier;
   /** Ground truth: whether the real thing accepts the credential now. */
   accepted(material: Material): Promise<boolean>;
-  /** When the real thing will refuse it by itself, in milliseconds. */
-  expiry(material: Material): Promise<number>;
+  /** When the real thing will refuse it by itself, in milliseconds. Absent: it is told when, and does not know before. */
+  expiry?(material: Material): Promise<number>;
 }
 
 export interface TargetProviderHarness extends ProviderHarness {
@@ -93,13 +93,22 @@ export function makeGrant(provider: Provider, tier: ToolTier, change: Partial<Le
   return { lease, task, tool, tier };
 }
 
+/** As the broker does it: what has to be known first, the credential, and the handle under which it is found. */
 export async function issue(provider: Provider, grant: Grant): Promise<Material> {
-  return provider.selfContained ? provider.sign(grant) : await provider.issue(grant, signal());
+  if (provider.selfContained) return provider.sign(grant);
+  const { lease } = grant;
+  if (provider.prepare !== undefined) lease.handle = await provider.prepare(grant, signal());
+  const made = await provider.issue(grant, signal());
+  lease.handle = made.handle ?? lease.handle;
+  lease.expiresAt = Math.min(lease.expiresAt, made.expiresAt ?? Infinity);
+  return made.material;
 }
 
 /** The part of a credential that nobody but its agent may see. */
 export function secretOf(material: Material): string {
-  return material.kind === 'access_token' ? material.token : material.password;
+  if (material.kind === 'postgres_login') return material.password;
+  if (material.kind === 'access_token') return material.token;
+  throw new Error(`no secret is known in ${JSON.stringify(Object.keys(material))}`);
 }
 
 /** Everything that a target holds, through its pages. */
@@ -124,8 +133,17 @@ export async function failure(work: () => unknown): Promise<Error & { reason?: s
   throw new Error('it did not fail');
 }
 
+/** What the real thing is like, where it decides what can be asked of it. */
+export interface Nature {
+  reissue: TargetProvider['reissue'];
+  /** Whether the real thing ends each credential at the end of its lease, even if the broker never comes back. */
+  knowsTheEnd: boolean;
+}
+
+const usual: Nature = { reissue: 'replaces', knowsTheEnd: true };
+
 /** What every provider has to do. */
-export function providerSuite(name: string, setup: () => Promise<ProviderHarness>): void {
+export function providerSuite(name: string, setup: () => Promise<ProviderHarness>, nature: Nature = usual): void {
   describe(`provider ${name}`, () => {
     let harness: ProviderHarness;
     beforeAll(async () => {
@@ -138,22 +156,25 @@ export function providerSuite(name: string, setup: () => Promise<ProviderHarness
       );
     });
 
-    test('a credential ends with its lease, by itself', async () => {
+    testIf(nature.knowsTheEnd)('a credential ends with its lease, by itself', async () => {
       const grant = makeGrant(harness.provider, harness.tier);
       const material = await issue(harness.provider, grant);
-      const expiry = await harness.expiry(material);
+      const expiry = await harness.expiry!(material);
       expect(expiry).toBeLessThanOrEqual(grant.lease.expiresAt);
       expect(expiry).toBeGreaterThan(grant.lease.expiresAt - 1001);
     });
 
-    test('asked again for the same lease it gives an equivalent credential that works', async () => {
-      const grant = makeGrant(harness.provider, harness.tier);
-      const first = await issue(harness.provider, grant);
-      const again = await issue(harness.provider, grant);
-      expect(await harness.accepted(again)).toBe(true);
-      expect(await harness.expiry(again)).toBe(await harness.expiry(first));
-      expect(publicPart(again)).toEqual(publicPart(first));
-    });
+    testIf(nature.reissue === 'replaces')(
+      'asked again for the same lease it gives an equivalent credential that works',
+      async () => {
+        const grant = makeGrant(harness.provider, harness.tier);
+        const first = await issue(harness.provider, grant);
+        const again = await issue(harness.provider, grant);
+        expect(await harness.accepted(again)).toBe(true);
+        expect(await harness.expiry?.(again)).toBe(await harness.expiry?.(first));
+        expect(publicPart(again)).toEqual(publicPart(first));
+      },
+    );
 
     test('two leases never share a secret', async () => {
       const make = () => issue(harness.provider, makeGrant(harness.provider, harness.tier));
@@ -171,8 +192,12 @@ export function providerSuite(name: string, setup: () => Promise<ProviderHarness
 }
 
 /** What a provider with a target has to do besides. */
-export function targetProviderSuite(name: string, setup: () => Promise<TargetProviderHarness>): void {
-  providerSuite(name, setup);
+export function targetProviderSuite(
+  name: string,
+  setup: () => Promise<TargetProviderHarness>,
+  nature: Nature = usual,
+): void {
+  providerSuite(name, setup, nature);
 
   describe(`target provider ${name}`, () => {
     let harness: TargetProviderHarness;
@@ -183,17 +208,32 @@ export function targetProviderSuite(name: string, setup: () => Promise<TargetPro
     test('revokes so that the real thing refuses, and returns only then', async () => {
       const { provider } = harness;
       const grant = makeGrant(provider, harness.tier);
-      const material = await provider.issue(grant, signal());
+      const material = await issue(provider, grant);
       expect(await provider.exists(grant.lease.handle, signal())).toBe(true);
       await provider.revoke(grant.lease.handle, signal());
       expect(await harness.accepted(material)).toBe(false);
       expect(await provider.exists(grant.lease.handle, signal())).toBe(false);
     });
 
+    testIf(nature.reissue === 'anew')(
+      'made anew for an active lease, the earlier credential is dead and the new one works',
+      async () => {
+        const { provider } = harness;
+        const grant = makeGrant(provider, harness.tier);
+        const first = await issue(provider, grant);
+        grant.lease.state = 'active';
+        const again = await issue(provider, grant);
+        expect(await harness.accepted(again)).toBe(true);
+        expect(await harness.accepted(first)).toBe(false);
+        await provider.revoke(grant.lease.handle, signal());
+        expect(await harness.accepted(again)).toBe(false);
+      },
+    );
+
     test('revoking twice, at once from several sides, and what never was, all succeed', async () => {
       const { provider } = harness;
       const grant = makeGrant(provider, harness.tier);
-      const material = await provider.issue(grant, signal());
+      const material = await issue(provider, grant);
       await Promise.all(Array.from({ length: 4 }, () => provider.revoke(grant.lease.handle, signal())));
       await provider.revoke(grant.lease.handle, signal());
       await provider.revoke(provider.handle(newLeaseId(), harness.tier), signal());
@@ -224,15 +264,18 @@ export function targetProviderSuite(name: string, setup: () => Promise<TargetPro
     test('a target that cannot be reached gives PROVIDER_UNAVAILABLE in bounded time, for every operation', async () => {
       const provider = harness.unreachable();
       try {
-        const grant = makeGrant(provider, harness.tier);
+        // What is to be revoked was made while it could be reached.
+        const grant = makeGrant(harness.provider, harness.tier);
+        await issue(harness.provider, grant);
         for (const work of [
-          () => provider.issue(grant, signal()),
+          () => issue(provider, makeGrant(provider, harness.tier)),
           () => provider.revoke(grant.lease.handle, signal()),
           () => provider.exists(grant.lease.handle, signal()),
         ]) {
           expect((await failure(work)).reason).toBe('PROVIDER_UNAVAILABLE');
         }
         expect((await provider.check(signal())).map(({ ready }) => ready)).toEqual([false]);
+        await harness.provider.revoke(grant.lease.handle, signal());
       } finally {
         await provider.close();
       }
@@ -241,14 +284,21 @@ export function targetProviderSuite(name: string, setup: () => Promise<TargetPro
     test('a call whose caller has given up ends at once and does nothing', async () => {
       const { provider } = harness;
       const grant = makeGrant(provider, harness.tier);
+      if (provider.prepare !== undefined) grant.lease.handle = await provider.prepare(grant, signal());
       await failure(() => provider.issue(grant, AbortSignal.abort(new Error('gone'))));
       expect(await provider.exists(grant.lease.handle, signal())).toBe(false);
     });
   });
 }
 
+/** A test that has no meaning for a provider is not one of its tests, rather than one that is skipped. */
+function testIf(applies: boolean) {
+  return (name: string, work: () => Promise<void>): void => void (applies && test(name, work));
+}
+
 function publicPart(material: Material): object {
   if (material.kind === 'postgres_login') return { ...material, password: '' };
+  if (material.kind !== 'access_token') return {};
   const claims = Buffer.from(material.token.split('.')[1]!, 'base64url').toString();
   return { claims: JSON.parse(claims) as unknown };
 }

@@ -91,6 +91,7 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
   return {
     selfContained: false,
     kind: 'postgres',
+    reissue: 'replaces',
     issueTimeout: Math.max(
       0,
       ...[...targets.values()].map(({ config }) => config.issueTimeout ?? defaults.issueTimeout),
@@ -134,7 +135,9 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
         ]);
       }
       const { host, port, database, sslmode } = target.config;
-      return { kind: 'postgres_login', host, port, database, username: role, password: secret.password, sslmode };
+      return {
+        material: { kind: 'postgres_login', host, port, database, username: role, password: secret.password, sslmode },
+      };
     },
 
     async revoke(handle, signal) {

@@ -54,7 +54,7 @@ type Login = Extract<Material, { kind: 'postgres_login' }>;
 
 async function issued(which: ToolTier) {
   const grant = makeGrant(provider, which);
-  const material = (await provider.issue(grant, signal())) as Login;
+  const material = (await provider.issue(grant, signal())).material as Login;
   return { grant, handle: grant.lease.handle, material };
 }
 
@@ -118,8 +118,8 @@ describe('a read login', () => {
 
   test('issued twice for one lease is one role, and the last password is the one that works', async () => {
     const grant = makeGrant(provider, read);
-    const first = (await provider.issue(grant, signal())) as Login;
-    const second = (await provider.issue(grant, signal())) as Login;
+    const first = (await provider.issue(grant, signal())).material as Login;
+    const second = (await provider.issue(grant, signal())).material as Login;
     expect(second.username).toBe(first.username);
     expect(await rolesLike(first.username)).toBe(1);
     expect(await accepted(first)).toBe(false);
@@ -140,7 +140,7 @@ describe('a read login', () => {
     await provider.issue(grant, signal());
     const role = grant.lease.handle.split('/')[1]!;
     await asSuperuser(cluster.url, (c) => c.query(`ALTER ROLE ${role} NOLOGIN`));
-    expect(await accepted(await provider.issue(grant, signal()))).toBe(false);
+    expect(await accepted((await provider.issue(grant, signal())).material)).toBe(false);
   });
 });
 
@@ -337,7 +337,7 @@ test('a target whose broker login hands out the groups itself, without a grantor
   const plain = createPostgresProvider({ targets: { orders: target }, random: randomBytes, mark });
   providers.push(plain);
   const grant = makeGrant(plain, tier({ groupRole: 'direct' }));
-  const material = (await plain.issue(grant, signal())) as Login;
+  const material = (await plain.issue(grant, signal())).material as Login;
   const client = await login(material);
   await client.query('CREATE TABLE direct_made (id int)');
   await client.end();
@@ -410,7 +410,7 @@ test('a connection that the target closed is replaced without anyone noticing', 
 test('a retry for a live lease replaces its secret, and makes nothing where the target knows it no more', async () => {
   const first = await issued(read);
   const active = { ...first.grant, lease: { ...first.grant.lease, state: 'active' as const } };
-  const again = await provider.issue(active, signal());
+  const again = (await provider.issue(active, signal())).material;
   expect(await accepted(again)).toBe(true);
   expect(await accepted(first.material)).toBe(false);
   await provider.revoke(first.handle, signal());
@@ -444,8 +444,8 @@ test('status says whether the target can be used', async () => {
 
 test('no password is in the target’s log, in an error, or in its cause (fault 23)', async () => {
   const grant = makeGrant(provider, read);
-  const material = (await provider.issue(grant, signal())) as Login;
-  const again = (await provider.issue(grant, signal())) as Login;
+  const material = (await provider.issue(grant, signal())).material as Login;
+  const again = (await provider.issue(grant, signal())).material as Login;
   await provider.revoke(grant.lease.handle, signal());
   const broken = makeGrant(
     provider,
