@@ -7,6 +7,7 @@ import type { Grant, Made, Material, Provider, SelfContainedProvider, TargetProv
 import type { LeaseStore, LeaseWrite, LeaseWriter } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
+import { within } from './within.ts';
 
 export interface Issued {
   lease: Lease;
@@ -104,10 +105,10 @@ export function createHandOut(options: HandOutOptions) {
   /** What the target has to say before the pending lease is committed. The attempt is timed from here. */
   async function prepare(provider: Provider, grant: PreparedGrant): Promise<PreparedGrant> {
     if (provider.selfContained || provider.prepare === undefined) return grant;
-    const timeout = provider.issueTimeout;
+    const { prepare: ready, issueTimeout: timeout } = provider;
     let handle: string;
     try {
-      handle = await provider.prepare(grant, AbortSignal.timeout(timeout));
+      handle = await within(timeout, (signal) => ready(grant, signal));
     } catch (error) {
       throw providerFailed(grant.lease, 'prepare', error);
     }
@@ -135,7 +136,7 @@ export function createHandOut(options: HandOutOptions) {
     try {
       made = provider.selfContained
         ? { material: provider.sign(pending) }
-        : await provider.issue(pending, AbortSignal.timeout(provider.issueTimeout));
+        : await within(provider.issueTimeout, (signal) => provider.issue(pending, signal));
     } catch (error) {
       const failure = providerFailed(pending.lease, 'issue', error);
       await abandon(provider, pending, 'the provider did not make the credential');
@@ -183,7 +184,7 @@ export function createHandOut(options: HandOutOptions) {
       options.emit('lease.abandoned', { ...leaseFields(lease), reason });
       // So late that the settler has been there before the credential was: nobody else looks for it any more.
       if (!left && !provider.selfContained)
-        await provider.revoke(lease.handle, AbortSignal.timeout(provider.issueTimeout));
+        await within(provider.issueTimeout, (signal) => provider.revoke(lease.handle, signal));
     } catch (error) {
       options.emit('storage.failed', { operation: 'abandon', error });
     }

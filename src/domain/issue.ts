@@ -20,6 +20,7 @@ import type { Grant, Provider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
+import { within } from './within.ts';
 
 export interface IssueRequest {
   requestId: string;
@@ -392,7 +393,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     await writer.record([event]);
     const material = provider.selfContained
       ? provider.sign(grant)
-      : (await provider.issue(grant, AbortSignal.timeout(provider.issueTimeout))).material;
+      : (await within(provider.issueTimeout, (signal) => provider.issue(grant, signal))).material;
     return { lease, material, renewAfter: renewAfter(lease) };
   }
 

@@ -3,6 +3,7 @@ import type { Provider, TargetProvider } from './provider.ts';
 import type { SettlementStore, Settled } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
+import { within } from './within.ts';
 
 export interface SettlerOptions {
   clock: Clock;
@@ -127,7 +128,7 @@ export function createSettler(options: SettlerOptions) {
     const provider = providers.get(lease.provider) as TargetProvider;
     const target = targetOf(lease);
     try {
-      const remaining = await provider.revoke(lease.handle, AbortSignal.timeout(options.revokeTimeout), lease);
+      const remaining = await within(options.revokeTimeout, (signal) => provider.revoke(lease.handle, signal, lease));
       resting.delete(target);
       if (remaining !== undefined && 'lookAgainAt' in remaining) {
         await store.failed(lease, remaining.because, remaining.lookAgainAt);

@@ -2,6 +2,7 @@ import { BrokerError } from '../../domain/errors.ts';
 import { isId, type InstallationMark } from '../../domain/ids.ts';
 import type { TargetInventory, TargetProvider } from '../../domain/provider.ts';
 import type { RandomBytes } from '../../domain/time.ts';
+import { within } from '../../domain/within.ts';
 import type { ToolTier } from '../../domain/policy.ts';
 import { issueError, sqlstateOf, withoutSecrets } from './errors.ts';
 import { createInventory } from './inventory.ts';
@@ -11,7 +12,7 @@ import type { PostgresTierOptions } from './options.ts';
 import { revokeLogin, roleExists } from './revoke.ts';
 import { createSecretSource } from './scram.ts';
 import { defaults, minServerVersion, openPool } from './target.ts';
-import type { PostgresTarget, Target } from './target.ts';
+import type { Connection, PostgresTarget, Target } from './target.ts';
 
 export interface PostgresProviderOptions {
   targets: Readonly<Record<string, PostgresTarget>>;
@@ -110,7 +111,6 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
       const timeout = target.config.issueTimeout ?? defaults.issueTimeout;
       // A little before we give up: what passed the target's last check has then been committed, and a revoke sees it.
       const deadline = performance.now() + timeout * 0.9;
-      const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeout)]);
       const secret = await secrets.take();
       const values = {
         role,
@@ -119,11 +119,11 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
         expires: new Date(lease.expiresAt).toISOString(),
       };
       try {
-        await target.issuing.use(bounded, (connection) =>
+        const make = (connection: Connection) =>
           lease.state === 'active'
             ? replaceSecret(connection, deadline, values)
-            : issueLogin(connection, tierOptions.statements, deadline, values, target.config.grantor),
-        );
+            : issueLogin(connection, tierOptions.statements, deadline, values, target.config.grantor);
+        await within(timeout, (bounded) => target.issuing.use(bounded, make), signal);
       } catch (error) {
         if (lease.state === 'active' && sqlstateOf(error) === undefinedObject) {
           throw new BrokerError('LEASE_ENDED', `lease ${lease.leaseId} has ended: ask with a new request_id`);
@@ -143,15 +143,14 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
     async revoke(handle, signal) {
       await atTarget(handle, signal, async ({ target, role }) => {
         const timeout = target.config.revokeTimeout ?? defaults.revokeTimeout;
-        const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeout)]);
-        await revokeLogin(target.revoking, role, target.config, bounded);
+        await within(timeout, (bounded) => revokeLogin(target.revoking, role, target.config, bounded), signal);
       });
     },
 
     async exists(handle, signal) {
       return await atTarget(handle, signal, async ({ target, role }) => {
-        const bounded = AbortSignal.any([signal, AbortSignal.timeout(checkTimeout)]);
-        return await target.revoking.use(bounded, (connection) => roleExists(connection, role));
+        const look = (connection: Connection) => roleExists(connection, role);
+        return await within(checkTimeout, (bounded) => target.revoking.use(bounded, look), signal);
       });
     },
 
