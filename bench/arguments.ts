@@ -12,6 +12,7 @@ export interface Arguments {
   json: boolean;
   dir: string | undefined;
   profileDir: string | undefined;
+  targetCore: boolean;
 }
 
 /** Needs no broker: measured by itself. */
@@ -27,6 +28,8 @@ export const usage = `npm run bench -- <scenario> … [options]
   --open-leases 100,100000  (issue-jwt) one broker for each number of open leases, taking turns
   --json                  one JSON object per point on stdout
   --dir <folder>          where the database goes; the disk decides what a commit costs (default: the temporary folder)
+  --target-core           the target's server has the last core to itself and everything else keeps off it (Linux), as if it
+                          were another machine; else all of them share the processor
   --cpu-prof <folder>     write a CPU profile of the broker there
 
 echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
@@ -55,6 +58,7 @@ export function parseArguments(argv: readonly string[]): Arguments | 'help' {
     json: values.json,
     dir: values.dir,
     profileDir: values['cpu-prof'],
+    targetCore: values['target-core'],
   };
 }
 
@@ -71,6 +75,7 @@ function parse(argv: readonly string[]) {
         json: { type: 'boolean', default: false },
         dir: { type: 'string' },
         'cpu-prof': { type: 'string' },
+        'target-core': { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },
       },
     });

@@ -1,7 +1,8 @@
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { createClient, type Client, type Interceptor } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
@@ -13,9 +14,11 @@ import { TaskService } from '../src/gen/leasehold/v1/task_service_pb.js';
 import { startChild } from './child.ts';
 import type { SliceResult, Slice, Usage } from './protocol.ts';
 
-/** A real PostgreSQL, with the settings that it comes with, and one process for the load. Everything goes away at `stop`. */
+/**
+ * Two real PostgreSQL servers, with the settings that they come with, one for the broker and one with the target, and one
+ * process for the load. Everything goes away at `stop`.
+ */
 export interface Machine {
-  superuserUrl: string;
   /** What the numbers depend on, as the server itself says. */
   settings: Record<string, string>;
   load(slice: Slice): Promise<SliceResult>;
@@ -30,6 +33,7 @@ export interface Estate {
   database: pg.Client;
   databaseUrl: string;
   /** Superuser, in the target. */
+  target: pg.Client;
   targetUrl: string;
   /** As the orchestrator. */
   tasks: Client<typeof TaskService>;
@@ -40,7 +44,10 @@ export interface Estate {
   stop(): Promise<void>;
 }
 
-export async function startMachine(base: string | undefined): Promise<Machine> {
+export async function startMachine(
+  base: string | undefined,
+  { targetCore = false }: { targetCore?: boolean } = {},
+): Promise<Machine> {
   const dir = await mkdtemp(path.join(base ?? tmpdir(), 'leasehold-bench-'));
   // As root the server runs as the user `postgres`, who has to get through to its data.
   await chmod(dir, 0o755);
@@ -49,21 +56,29 @@ export async function startMachine(base: string | undefined): Promise<Machine> {
     for (const close of closers.splice(0).reverse()) await close();
   };
   try {
-    const server = await startEmbeddedPostgres({
-      dataDir: path.join(dir, 'postgres'),
-      password: randomBytes(24).toString('hex'),
-      settings: ['max_connections=300'],
-    });
-    closers.push(() => server.stop());
-    const superuserUrl = `postgres://${server.user}:${server.password}@${server.host}:${server.port}/postgres`;
+    if (targetCore) reserveCore();
+    const startServer = async (name: string) => {
+      const server = await startEmbeddedPostgres({
+        dataDir: path.join(dir, name),
+        password: randomBytes(24).toString('hex'),
+        settings: ['max_connections=300'],
+      });
+      closers.push(() => server.stop());
+      return {
+        pid: server.pid(),
+        url: `postgres://${server.user}:${server.password}@${server.host}:${server.port}/postgres`,
+      };
+    };
+    const own = await startServer('postgres');
+    const target = await startServer('target');
+    if (targetCore) moveToReservedCore(target.pid);
     const { child: load } = startChild<Slice, SliceResult>('load', []);
     closers.push(() => load.stop());
     return {
-      superuserUrl,
-      settings: await durability(superuserUrl),
+      settings: await durability(own.url),
       load: load.ask,
       startBroker: async (name, options) => {
-        const estate = await startEstate(path.join(dir, name), superuserUrl, name, options);
+        const estate = await startEstate(path.join(dir, name), own.url, target.url, name, options);
         closers.push(estate.stop);
         return estate;
       },
@@ -78,6 +93,7 @@ export async function startMachine(base: string | undefined): Promise<Machine> {
 async function startEstate(
   dir: string,
   superuserUrl: string,
+  targetSuperuserUrl: string,
   name: string,
   { profileDir }: { profileDir?: string },
 ): Promise<Estate> {
@@ -86,6 +102,7 @@ async function startEstate(
   const environment = await prepareDevEnvironment({
     dir,
     superuserUrl,
+    targetSuperuserUrl,
     database: `b_${name}`,
     target: `w_${name}`,
     grpcPort,
@@ -112,13 +129,13 @@ async function startEstate(
   });
   await first();
 
-  const { target } = environment;
-  const url = (user: string, password: string, database: string) =>
-    `postgres://${user}:${password}@${target.host}:${target.port}/${database}`;
-  const superuser = new URL(superuserUrl);
-  const databaseUrl = url(superuser.username, superuser.password, `b_${name}`);
+  const inDatabase = (url: string, database: string) => Object.assign(new URL(url), { pathname: `/${database}` }).href;
+  const databaseUrl = inDatabase(superuserUrl, `b_${name}`);
   const database = new pg.Client({ connectionString: databaseUrl, options: '-c search_path=leasehold' });
   await database.connect();
+  const targetUrl = inDatabase(targetSuperuserUrl, environment.target.database);
+  const target = new pg.Client({ connectionString: targetUrl });
+  await target.connect();
   const transport = async (workload: string) => {
     const token = await mint(workload);
     const authorize: Interceptor = (next) => async (request) => {
@@ -132,16 +149,33 @@ async function startEstate(
     grpcPort,
     database,
     databaseUrl,
-    targetUrl: url(superuser.username, superuser.password, target.database),
+    target,
+    targetUrl,
     tasks: createClient(TaskService, await transport('orchestrator')),
     credentials: createClient(CredentialService, await transport('agent/analyst')),
     mint,
     usage: () => child.ask({}),
     stop: async () => {
-      await database.end();
+      await Promise.all([database.end(), target.end()]);
       await child.stop();
     },
   };
+}
+
+const lastCore = availableParallelism() - 1;
+
+/** From now on this process, and what it starts, keeps off the last core. */
+function reserveCore(): void {
+  if (lastCore < 1) throw new Error('a core of its own for the target needs two cores at least');
+  execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', `0-${lastCore - 1}`, String(process.pid)]);
+}
+
+/** Its processes to come as well: a server's backends are its children. */
+function moveToReservedCore(pid: number): void {
+  const ids = execFileSync('pgrep', ['--parent', String(pid)], { encoding: 'utf8' })
+    .trim()
+    .split('\n');
+  for (const id of [String(pid), ...ids]) execFileSync('taskset', ['--cpu-list', '--pid', String(lastCore), id]);
 }
 
 /** How `npm run leasehold` starts a broker. */

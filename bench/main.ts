@@ -34,7 +34,7 @@ async function main(argv: readonly string[]): Promise<number> {
     if (others.length === 0) return missed;
   }
   progress('starting PostgreSQL and the load process');
-  const machine = await startMachine(args.dir);
+  const machine = await startMachine(args.dir, args);
   const interrupted = new Promise<never>((_, reject) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const)
       process.once(signal, () => reject(new Interrupted(`ended by ${signal}`)));

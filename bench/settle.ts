@@ -37,11 +37,11 @@ export async function checkIssued(estate: Estate, tasks: readonly string[], answ
 /** Roles of the benchmark's own making only, told by their prefix and digits. */
 export async function dropRoles(estate: Estate, prefix: 'bench_' | 'lh_'): Promise<void> {
   for (;;) {
-    const { rows } = await estate.database.query<{ name: string }>(
+    const { rows } = await estate.target.query<{ name: string }>(
       `SELECT quote_ident(rolname) AS name FROM pg_roles WHERE rolname ~ ('^' || $1 || '[0-9a-f]+$') LIMIT ${rolesAtOnce}`,
       [prefix],
     );
     if (rows.length === 0) return;
-    await estate.database.query(`DROP ROLE ${rows.map(({ name }) => name).join(', ')}`);
+    await estate.target.query(`DROP ROLE ${rows.map(({ name }) => name).join(', ')}`);
   }
 }

@@ -13,6 +13,8 @@ export interface DevEnvironmentOptions {
   dir: string;
   /** Superuser of a PostgreSQL of our own. */
   superuserUrl: string;
+  /** Superuser of the PostgreSQL that holds the sample target, when that is another one. */
+  targetSuperuserUrl?: string;
   /** Names of the two databases: the broker's own, and the sample target. */
   database: string;
   target: string;
@@ -39,7 +41,7 @@ export async function prepareDevEnvironment(options: DevEnvironmentOptions): Pro
   const { dir } = options;
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const brokerUrl = await prepareBrokerDatabase(options.superuserUrl, options.database);
-  const target = await prepareSampleTarget(options.superuserUrl, options.target);
+  const target = await prepareSampleTarget(options.targetSuperuserUrl ?? options.superuserUrl, options.target);
   const trustDomain = await openDevTrustDomain(path.join(dir, 'trust-domain'), devTrustDomainName);
   const secret = async (name: string, value: string) => {
     const file = path.join(dir, name);
