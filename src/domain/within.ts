@@ -11,6 +11,8 @@ export async function within<T>(
   parent?: AbortSignal,
 ): Promise<T> {
   const ended = new AbortController();
+  // A bound on real work, as AbortSignal.timeout is: no decision depends on it.
+  // eslint-disable-next-line no-restricted-globals
   const timer = setTimeout(() => ended.abort(new Error('the call ran out of time')), ms);
   const follow = () => ended.abort(parent?.reason);
   if (parent?.aborted === true) follow();
