@@ -1,4 +1,4 @@
-import { randomBytes, randomUUID } from 'node:crypto';
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { setImmediate, setTimeout as timer } from 'node:timers/promises';
 import { adminService, type Component } from './api/admin-service.ts';
@@ -10,6 +10,7 @@ import { policyService } from './api/policy-service.ts';
 import { reportService } from './api/report-service.ts';
 import { revocationService } from './api/revocation-service.ts';
 import { taskService } from './api/task-service.ts';
+import { toolCallService } from './api/tool-call-service.ts';
 import { createAttestation } from './attestors/attestation.ts';
 import type { Config } from './config/config.ts';
 import { policyNames } from './config/check-config.ts';
@@ -17,6 +18,7 @@ import { resolveRoles } from './config/roles.ts';
 import { readSealingKey } from './config/secret-source.ts';
 import { createApprovals } from './domain/approvals/approvals.ts';
 import { createApprovalGate } from './domain/approvals/gate.ts';
+import { createToolCalls } from './domain/calls/calls.ts';
 import { createCallerResolver } from './domain/callers.ts';
 import { createCredentials } from './domain/credentials.ts';
 import { idFactory } from './domain/ids.ts';
@@ -36,6 +38,7 @@ import { jwksRoute, statusListRoute } from './key-routes.ts';
 import { createMonitor } from './monitor.ts';
 import { createMessenger } from './notify/messenger.ts';
 import { createObservability } from './observability/observability.ts';
+import { redactString } from './observability/redact.ts';
 import { describeRevision } from './policy/canonical.ts';
 import { compiledRevisions, compileFiles, openPolicy } from './policy-source.ts';
 import { createJwtProvider } from './providers/jwt/provider.ts';
@@ -108,6 +111,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const storage = await openStorage({
       url: config.database.url.read(),
       poolSize: config.database.poolSize,
+      maxCallsPerTask: config.calls.maxPerTask,
       ...(config.database.caFile === undefined ? {} : { ssl: { ca: readFileSync(config.database.caFile, 'utf8') } }),
       onError: (error) => emit('storage.failed', { operation: 'connection', error }),
     });
@@ -320,6 +324,18 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       emit,
     });
 
+    const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+    const toolCalls = createToolCalls({
+      clock,
+      newId,
+      policy,
+      cache,
+      store: storage.calls,
+      providers,
+      sha256,
+      emit,
+    });
+
     const components = async (): Promise<Component[]> => [
       monitor.status(),
       { name: 'policy', ...policy.status() },
@@ -343,6 +359,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         credentialService(credentials, randomUUID),
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
+        toolCallService(toolCalls, { sha256, newRequestId: randomUUID, redact: redactString }),
         auditService(tasks, storage.audit),
         reportService(createReporter({ clock, policy, store: storage.reports, yieldNow: setImmediate }), clock),
         policyService({

@@ -70,11 +70,11 @@ const effects = {
   needs_approval: Effect.NEEDS_APPROVAL,
 } as const;
 
-function optional<K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } {
+export function optional<K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } {
   return (value === undefined ? {} : { [key]: value }) as { [P in K]?: V };
 }
 
-const time = (value: Instant | undefined): Timestamp | undefined =>
+export const time = (value: Instant | undefined): Timestamp | undefined =>
   value === undefined ? undefined : timestampFromMs(value);
 
 export function tierOf(field: string, value: Tier): domain.Tier {

@@ -15,6 +15,12 @@ export function leaseIdField(value: string): string {
   return value;
 }
 
+export function callIdField(field: string, value: string): string {
+  if (!isId('cal', value))
+    throw fieldInvalid(field, 'must be a call id such as cal_ followed by 32 hexadecimal digits');
+  return value;
+}
+
 export function approvalIdField(field: string, value: string): string {
   if (!isId('apr', value))
     throw fieldInvalid(field, 'must be an approval name such as apr_ followed by 32 hexadecimal digits');

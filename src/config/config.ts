@@ -24,6 +24,8 @@ export interface Config {
   environment: Readonly<Record<string, string>>;
   tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };
   approvals: ApprovalsConfig;
+  /** Most records of tool calls in one task. */
+  calls: { maxPerTask: number };
   targets: Readonly<Record<string, TargetConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }

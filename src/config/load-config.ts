@@ -172,6 +172,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         caFile: optional(hook.caFile),
       })),
     },
+    calls: { ...raw.calls },
     targets: Object.fromEntries(Object.entries(raw.targets).map(([name, of]) => [name, target(name, of)])),
     log: raw.log,
   };

@@ -67,6 +67,7 @@ export interface RawConfig {
       caFile?: string;
     }[];
   };
+  calls: { maxPerTask: number };
   targets: Record<string, RawTarget>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }

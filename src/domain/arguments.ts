@@ -149,7 +149,7 @@ export function narrower(a: ArgumentLimit, b: ArgumentLimit): ArgumentLimit {
   return limit;
 }
 
-function typeFault(type: ArgumentType, value: ArgumentValue): string | undefined {
+export function typeFault(type: ArgumentType, value: ArgumentValue): string | undefined {
   switch (type) {
     case 'string':
     case 'boolean':

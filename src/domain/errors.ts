@@ -42,6 +42,9 @@ const codes = {
   POLICY_CHANGED: 'failed_precondition',
   REVISION_NOT_FOUND: 'not_found',
   DECISION_NOT_FOUND: 'not_found',
+  CALL_NOT_FOUND: 'not_found',
+  CALL_ENDED: 'failed_precondition',
+  CALL_LIMIT: 'resource_exhausted',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

@@ -24,6 +24,8 @@ export interface Tool {
   /** Resource identifier (RFC 8707): the audience of its tokens. */
   resource: string;
   labels: Readonly<Record<string, string>>;
+  /** Workloads of the tool itself, exact or with a trailing `/*`: their word on its own calls is that of the target. */
+  workloads: readonly string[];
   tiers: Readonly<Partial<Record<Tier, ToolTier>>>;
 }
 
@@ -151,6 +153,8 @@ export interface PolicyRevision {
   tools: ReadonlyMap<string, Tool>;
   /** Agents whose `workloads` cover this workload. Memoised: it is asked on every call. */
   agentsOf(workload: string): ReadonlySet<string>;
+  /** Tools whose `workloads` cover this workload. Memoised like the above. */
+  toolsOf(workload: string): ReadonlySet<string>;
   /** Whether what this revision no longer allows is to be settled at once, rather than at its next renewal. */
   reevaluate: boolean;
   /** What storage has to be asked before `decide`; undefined, as for nearly all, when nothing. */

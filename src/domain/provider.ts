@@ -90,6 +90,8 @@ export interface TargetProvider {
     signal: AbortSignal,
     lease?: Pick<Lease, 'settleCause' | 'issuedAt' | 'expiresAt'>,
   ): Promise<Remaining | void>;
+  /** Where the handle's credential leads, for the record: host, database, role. No secret; undefined when it cannot be said. */
+  describe?(handle: string): Readonly<Record<string, string>> | undefined;
   /** Whether the target still knows the credential. For tests. */
   exists(handle: string, signal: AbortSignal): Promise<boolean>;
   /** Absent: what the targets hold cannot be listed, and is not compared with our leases. */

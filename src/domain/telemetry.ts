@@ -19,6 +19,12 @@ interface OfApproval extends OfTask {
   tier: string;
 }
 
+interface OfCall extends OfTask {
+  callId: string;
+  tool: string;
+  tier: string;
+}
+
 /** What the domain tells operators, besides what it writes into the audit. Ids and names only, never a secret or free text of a caller. */
 export interface DomainEvents {
   'task.opened': OfTask & { agent: string; opener: string; tools: number };
@@ -41,6 +47,8 @@ export interface DomainEvents {
   'approval.settled': OfTask & { approvalId: string; state: string; waitedMs: number };
   'approval.break_glass_requested': OfApproval & { by: string };
   'approval.break_glass': OfApproval & { by: string };
+  'call.recorded': OfCall & { reporter: string; isOver: boolean };
+  'call.raised': OfCall & { agent: string; violation: string };
   'notify.failed': { endpoint: string; notificationId: string; attempts: number; retryInMs: number; error: unknown };
   'notify.gave_up': { endpoint: string; notificationId: string; attempts: number; error: unknown };
   'notify.delivered': { endpoint: string; notificationId: string; attempts: number };

@@ -171,6 +171,16 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'BREAK-GLASS: two people have set policy aside for a task, for 30 minutes',
     counter: count('break_glass', ['tool', 'tier']),
   },
+  'call.recorded': {
+    level: 'debug',
+    line: 'a tool call was recorded',
+    counter: count('tool_calls_recorded', ['tool', 'tier', 'reporter']),
+  },
+  'call.raised': {
+    level: 'warn',
+    line: 'a tool call does not fit what was granted; it is recorded',
+    counter: count('tool_call_violations', ['tool', 'tier', 'violation']),
+  },
   'notify.failed': {
     level: 'warn',
     line: 'a webhook did not take a message; it is sent again',

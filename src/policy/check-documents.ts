@@ -66,8 +66,8 @@ export function checkDocuments(
   const defaultsDocuments = of<DefaultsDocument>('Defaults');
   for (const group of [agents, tools, policies, definitions]) checkNames(report, group);
 
-  for (const { source, document } of agents) {
-    document.spec.workloads.forEach((pattern, index) => {
+  for (const { source, document } of [...agents, ...tools]) {
+    document.spec.workloads?.forEach((pattern, index) => {
       const fault = workloadPatternFault(pattern, known.knownTrustDomains);
       if (fault !== undefined) report(source, ['spec', 'workloads', index], ...fault);
     });

@@ -143,6 +143,9 @@ function build(
         agent.workloads.map((pattern): [string, string] => [pattern, agent.name]),
       ),
     ),
+    toolsOf: workloadIndex(
+      [...tools.values()].flatMap((tool) => tool.workloads.map((pattern): [string, string] => [pattern, tool.name])),
+    ),
     needs: (agent, access, renewal) => needsOfRules(index, agent, access, renewal),
     decide: (input, considered) => {
       const subject = subjectOf(input);
@@ -236,6 +239,7 @@ function toolOf(document: ToolDocument, defaults: DefaultsDocument | undefined):
     description: metadata.description ?? '',
     resource: spec.resource,
     labels: metadata.labels ?? {},
+    workloads: spec.workloads ?? [],
     tiers: Object.fromEntries(
       Object.entries(spec.tiers).map(([name, tier]) => [name, tierOf(tier, document, defaults)]),
     ),

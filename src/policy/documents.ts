@@ -21,7 +21,7 @@ export type AgentDocument = Header<'Agent', Metadata & { reviewBy?: string }, { 
 export type ToolDocument = Header<
   'Tool',
   Metadata,
-  { resource: string; ttl?: TtlSpec; tiers: Partial<Record<Tier, TierSpec>> }
+  { resource: string; workloads?: string[]; ttl?: TtlSpec; tiers: Partial<Record<Tier, TierSpec>> }
 >;
 export type PolicyDocument = Header<'Policy', Metadata, { reevaluate?: boolean; rules: RuleSpec[] }>;
 export type DefinitionsDocument = Header<

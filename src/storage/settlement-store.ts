@@ -218,7 +218,30 @@ async function finishTasks(
       detail: { state: row.state },
     }));
     await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
+    if (kind === 'task.settled') await markUnfinished(client, rows, now);
     for (const row of rows) await notifyTask(client, row.tenant, row.task_id);
     return rows.map((row) => ({ tenant: row.tenant, taskId: row.task_id, state: row.state as FinishedTask['state'] }));
+  });
+}
+
+/** Nobody will say any more how these calls ended, or too late. Uses index tool_calls_running. */
+async function markUnfinished(
+  client: pg.PoolClient,
+  tasks: readonly { tenant: string; task_id: string }[],
+  now: Instant,
+): Promise<void> {
+  await client.query({
+    name: 'mark-unfinished-calls',
+    text: `WITH marked AS (
+        UPDATE tool_calls c SET unfinished_at = $3
+        FROM unnest($1::text[], $2::text[]) AS s(tenant, task_id)
+        WHERE c.tenant = s.tenant AND c.task_id = s.task_id AND c.ended_at IS NULL AND c.unfinished_at IS NULL
+        RETURNING c.tenant, c.task_id, c.lease_id, c.call_id, c.reporter, c.tool, c.tier, c.action
+      )
+      ${auditInsert}
+      SELECT tenant, 'call.unfinished', $3, 'broker', task_id, lease_id,
+        json_build_object('call_id', call_id, 'reporter', reporter, 'tool', tool, 'tier', tier, 'action', action)
+      FROM marked ORDER BY call_id`,
+    values: [tasks.map(({ tenant }) => tenant), tasks.map(({ task_id: id }) => id), new Date(now)],
   });
 }

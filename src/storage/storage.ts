@@ -1,5 +1,6 @@
 import { createApprovalStore } from './approval-store.ts';
 import { createAuditStore } from './audit-store.ts';
+import { createCallStore } from './call-store.ts';
 import { createFactsStore } from './facts-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
@@ -18,12 +19,14 @@ import { createWake } from './wake.ts';
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
 
 /** Connects, and refuses a database that this release does not fit. */
-export async function openStorage(options: DatabaseOptions) {
+export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?: number }) {
   const pool = createPool(options);
   try {
     const schemaVersion = await checkSchema(pool);
     const connection = connectionOptions(options);
     const writer = createLeaseWriter({ connection, onError: options.onError });
+    const { onError, maxCallsPerTask: maxPerTask = 100_000 } = options;
+    const calls = createCallStore(pool, { connection, onError, maxPerTask });
     const wake = createWake({ ...connection, statement_timeout: 0, query_timeout: 0 });
     return {
       pool,
@@ -31,6 +34,7 @@ export async function openStorage(options: DatabaseOptions) {
       tasks: createTaskStore(pool),
       leases: createLeaseStore(pool),
       writer,
+      calls,
       facts: createFactsStore(pool),
       settlement: createSettlementStore(pool),
       audit: createAuditStore(pool),
@@ -52,7 +56,7 @@ export async function openStorage(options: DatabaseOptions) {
         }),
 
       close: async () => {
-        await Promise.all([writer.close(), wake.close()]);
+        await Promise.all([writer.close(), calls.close(), wake.close()]);
         await pool.end();
       },
     };

@@ -88,6 +88,7 @@ export function makeGrant(provider: Provider, tier: ToolTier, change: Partial<Le
     description: '',
     resource: 'https://orders.example.org',
     labels: {},
+    workloads: [],
     tiers: { read: tier },
   };
   return { lease, task, tool, tier };

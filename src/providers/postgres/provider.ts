@@ -147,6 +147,13 @@ export function createPostgresProvider(options: PostgresProviderOptions): Postgr
       });
     },
 
+    describe(handle) {
+      const [name = '', role = ''] = handle.split('/');
+      const config = targets.get(name)?.config;
+      if (config === undefined) return { target: name, role };
+      return { target: name, host: config.host, port: String(config.port), database: config.database, role };
+    },
+
     async exists(handle, signal) {
       return await atTarget(handle, signal, async ({ target, role }) => {
         const look = (connection: Connection) => roleExists(connection, role);

@@ -295,6 +295,27 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_DECISION_NOT_FOUND = 39;
    */
   DECISION_NOT_FOUND = 39,
+
+  /**
+   * NOT_FOUND: no such record of a tool call that this caller may see.
+   *
+   * @generated from enum value: ERROR_REASON_CALL_NOT_FOUND = 50;
+   */
+  CALL_NOT_FOUND = 50,
+
+  /**
+   * FAILED_PRECONDITION: the call was ended before, with other content.
+   *
+   * @generated from enum value: ERROR_REASON_CALL_ENDED = 51;
+   */
+  CALL_ENDED = 51,
+
+  /**
+   * RESOURCE_EXHAUSTED: the task has as many recorded calls as it may have.
+   *
+   * @generated from enum value: ERROR_REASON_CALL_LIMIT = 52;
+   */
+  CALL_LIMIT = 52,
 }
 
 /**
