@@ -9,6 +9,7 @@ const headings: Record<Difference, [string, Tone]> = {
   no_longer_needs_approval: ['No longer needs approval', 'warn'],
   shorter_life: ['Shorter life', 'dim'],
   longer_life: ['Longer life', 'warn'],
+  cannot_be_told: ['Cannot be told, because the candidate counts what was not counted then', 'dim'],
 };
 
 export function showReplay(result: ReplayResult): void {

@@ -1,6 +1,6 @@
 import type { Arguments } from './arguments.ts';
-import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
-import type { Facts } from './facts.ts';
+import { decide, plan, type BoundedDecision, type DecisionContext, type PlannedDecision } from './decision.ts';
+import { rateKey, type Facts } from './facts.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type { ConsideredRule, PolicyRevision } from './policy.ts';
 import type { Instant, Millis } from './time.ts';
@@ -14,7 +14,7 @@ export interface Asked {
   deadline: Instant;
   renewal?: DecisionContext['renewal'];
   bound_to?: DecisionContext['boundTo'];
-  facts?: { held: Facts['held']; lineage: Facts['lineage']; rates: [string, number][] };
+  facts?: { held?: Facts['held']; lineage?: Facts['lineage']; rates: [string, number][] };
 }
 
 export function asked(task: Pick<Task, 'deadline'>, context: Omit<DecisionContext, 'workload' | 'now'>): Asked {
@@ -75,17 +75,44 @@ export function decideAgain(
   record: RecordedDecision,
   considered?: (rule: ConsideredRule) => void,
 ): BoundedDecision {
-  const { detail, task, at, workload } = record;
-  const { deadline, renewal, facts, bound_to: boundTo } = detail.asked!;
-  const context: DecisionContext = {
+  const { detail, task } = record;
+  const access = { tool: detail.tool, tier: detail.tier };
+  return decide(revision, asTask(task, detail.asked!.deadline), access, contextOf(record), considered);
+}
+
+/**
+ * What a revision can say of a record that lacks counts which the revision looks at; undefined when the record has all of
+ * them, and `decideAgain` gives the answer.
+ */
+export function foretellAgain(
+  revision: PolicyRevision,
+  record: RecordedDecision,
+): PlannedDecision | 'open' | undefined {
+  const { detail, task } = record;
+  const { deadline, renewal, facts } = detail.asked!;
+  const access = { tool: detail.tool, tier: detail.tier };
+  const needs = revision.needs(task.agent, access, renewal !== undefined);
+  if (needs === undefined) return undefined;
+  const counted = new Set(facts?.rates.map(([key]) => key));
+  const lacks =
+    facts === undefined ||
+    (needs.held && facts.held === undefined) ||
+    needs.rates.some((need) => !counted.has(rateKey(need))) ||
+    (needs.lineage && task.parentTaskId !== undefined && facts.lineage === undefined);
+  if (!lacks) return undefined;
+  return renewal === undefined ? plan(revision, asTask(task, deadline), access, contextOf(record)) : 'open';
+}
+
+function contextOf({ detail, at, workload }: RecordedDecision): DecisionContext {
+  const { renewal, facts, bound_to: boundTo } = detail.asked!;
+  return {
     workload,
     now: at,
     renewal,
     arguments: detail.arguments ?? {},
     boundTo,
-    facts: facts === undefined ? undefined : { ...facts, rates: new Map(facts.rates) },
+    facts: facts && { held: facts.held, lineage: facts.lineage, rates: new Map(facts.rates) },
   };
-  return decide(revision, asTask(task, deadline), { tool: detail.tool, tier: detail.tier }, context, considered);
 }
 
 /** What policy itself had said: what was allowed on an approval is what needed one, and break-glass sets a refusal aside. */

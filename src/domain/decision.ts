@@ -77,21 +77,30 @@ export function decide(
 }
 
 /**
- * What will be decided about one tool and tier of a task, as far as it can be said before the agent asks: with which
- * arguments, and with which key a credential is to be bound, is not known yet. Pure.
+ * What will be decided about one tool and tier of a task, as far as it can be said before the agent asks: what of the
+ * context is not known stays open, and so does the key that a credential is to be bound to. Pure.
  */
 export function plan(
   revision: PolicyRevision,
   task: Task,
   access: ToolAccess,
-  context: Pick<DecisionContext, 'workload' | 'now' | 'facts'>,
+  context: Pick<DecisionContext, 'workload' | 'now' | 'facts' | 'arguments'>,
 ): PlannedDecision {
   const subject = registered(revision, task, access);
   if ('effect' in subject) return subject;
-  const decision = revision.forecast({ task, access, ...context, renewal: undefined });
-  if (decision.effect !== 'depends') return bound(decision, subject, task, access, context.now);
+  const { workload, now, facts } = context;
+  const decision = revision.forecast({
+    task,
+    access,
+    workload,
+    now,
+    facts,
+    arguments: context.arguments,
+    renewal: undefined,
+  });
+  if (decision.effect !== 'depends') return bound(decision, subject, task, access, now);
   const { rule, reason, dependsOn, possible } = decision;
-  const granted = grantedBy(decision, subject, task, context.now);
+  const granted = grantedBy(decision, subject, task, now);
   if (granted.life < leastLife(subject.tier, task)) return tooLate(rule, granted.life, access);
   return { effect: 'depends', rule, reason, dependsOn, possible, granted };
 }

@@ -28,7 +28,8 @@ export interface HeldAccess {
 }
 
 export interface Facts {
-  held: readonly HeldAccess[];
+  /** Undefined when nothing asked for it: that is not the same as nothing held. */
+  held: readonly HeldAccess[] | undefined;
   /** Undefined when nothing asked for it. */
   lineage: { depth: number; orchestrator: string } | undefined;
   /** By `rateKey`. */

@@ -1,4 +1,4 @@
-import { canBeAskedAgain, decideAgain, policyEffect, type RecordedDecision } from './decision-record.ts';
+import { canBeAskedAgain, decideAgain, foretellAgain, policyEffect, type RecordedDecision } from './decision-record.ts';
 import type { PolicyRevision } from './policy.ts';
 import type { Millis } from './time.ts';
 
@@ -9,6 +9,7 @@ export const differences = [
   'no_longer_needs_approval',
   'shorter_life',
   'longer_life',
+  'cannot_be_told',
 ] as const;
 export type Difference = (typeof differences)[number];
 
@@ -60,12 +61,9 @@ export function createReplay(candidate: PolicyRevision, samples: number) {
         effect: policyEffect(detail),
         life: detail.approval === undefined ? detail.ttl_ms : undefined,
       };
-      const decision = decideAgain(candidate, record);
-      const after = {
-        effect: decision.effect === 'too_late' ? ('deny' as const) : decision.effect,
-        life: decision.effect === 'allow' ? decision.life : undefined,
-      };
-      const difference = differenceOf(before, after);
+      const decision = answerOf(candidate, record);
+      const after = answered(decision);
+      const difference = after === undefined ? 'cannot_be_told' : differenceOf(before, after);
       if (difference === undefined) {
         same++;
         return;
@@ -94,7 +92,7 @@ export function createReplay(candidate: PolicyRevision, samples: number) {
         agent: task.agent,
         access,
         before: told(before),
-        after: told(after),
+        after: after === undefined ? 'unknown' : told(after),
         reason: decision.reason,
       });
     },
@@ -110,6 +108,22 @@ export function createReplay(candidate: PolicyRevision, samples: number) {
           (a.agent + a.access < b.agent + b.access ? -1 : 1),
       ),
     }),
+  };
+}
+
+const uncounted = { effect: 'depends', reason: 'it counts what was not counted for this renewal' } as const;
+
+/** A candidate that counts what was not counted then may still say the same whatever that was. */
+function answerOf(candidate: PolicyRevision, record: RecordedDecision) {
+  const foretold = foretellAgain(candidate, record);
+  return foretold === 'open' ? uncounted : (foretold ?? decideAgain(candidate, record));
+}
+
+function answered(decision: ReturnType<typeof answerOf>): Answer | undefined {
+  if (decision.effect === 'depends') return undefined;
+  return {
+    effect: decision.effect === 'too_late' ? 'deny' : decision.effect,
+    life: decision.effect === 'allow' ? decision.life : undefined,
   };
 }
 

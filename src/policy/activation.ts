@@ -127,7 +127,7 @@ export class HeldView {
   readonly items: readonly HeldItem[] | undefined;
   readonly #tools: ReadonlyMap<string, Tool>;
   constructor(facts: Facts | undefined, tools: ReadonlyMap<string, Tool>) {
-    this.items = facts?.held.map(({ tool, tier, count }) => new HeldItem(tool, tier, count));
+    this.items = facts?.held?.map(({ tool, tier, count }) => new HeldItem(tool, tier, count));
     this.#tools = tools;
   }
   tool(name: string): boolean {

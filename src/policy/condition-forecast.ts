@@ -11,8 +11,8 @@ export type ConditionResult = boolean | { failed: string };
 
 /** What cannot be known before a request is made. */
 export interface Open {
-  /** What the tier takes: each may have any value. */
-  arguments: ArgumentSpecs;
+  /** What the tier takes: each may have any value. Undefined when the arguments are known. */
+  arguments: ArgumentSpecs | undefined;
   /** No workload is pinned yet. */
   caller: boolean;
   held: boolean;
@@ -114,12 +114,13 @@ function both(left: Prospect, right: Prospect, outweighs: boolean): Prospect {
 function collect(node: ASTNode, text: string, open: Open, names: Set<string>, missing: Set<string>): void {
   const argument = argumentOf(node);
   if (argument !== undefined) {
+    if (open.arguments === undefined) return;
     if (Object.hasOwn(open.arguments, argument)) names.add(`args.${argument}`);
     else missing.add(argument);
     return;
   }
   if (node.op === 'id') {
-    if (node.args === 'args') names.add('args');
+    if (node.args === 'args' && open.arguments !== undefined) names.add('args');
     else if ((node.args === 'held' || node.args === 'count') && open.held) names.add(node.args);
     else if (node.args === 'caller' && open.caller) names.add('caller.workload');
     return;
@@ -148,7 +149,7 @@ const sureCalls = new Set(['has', 'size', 'startsWith', 'endsWith', 'contains', 
 function mayFail(node: ASTNode, open: Open): boolean {
   if ((node.op === 'call' || node.op === 'rcall') && node.args[0] === 'has') return false;
   const argument = argumentOf(node);
-  if (argument !== undefined) return open.arguments[argument]?.required !== true;
+  if (argument !== undefined) return open.arguments?.[argument]?.required !== true;
   const isSure =
     node.op === 'id' ||
     node.op === 'value' ||

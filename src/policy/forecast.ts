@@ -1,3 +1,4 @@
+import { nothingYet } from '../domain/facts.ts';
 import type { Decision, DecisionInput, Effect, Obligations, OpenDecision } from '../domain/policy.ts';
 import type { Open, Prospect } from './condition-forecast.ts';
 import { about, granted, noMatch, seer } from './decide.ts';
@@ -15,7 +16,7 @@ const maxNames = 16;
 const toldRules = 4;
 
 /**
- * What rules say before there is a request: `input` has no arguments, and may lack the workload and facts. An answer that
+ * What rules say while something of a request is not known: `input` may lack arguments, workload and facts. An answer that
  * holds for every request, or what it depends on and all that it can still come to. Deny wins, as in `decideByRules`.
  */
 export function forecastByRules(
@@ -25,9 +26,9 @@ export function forecastByRules(
   input: DecisionInput,
 ): Decision | OpenDecision {
   const open: Open = {
-    arguments: subject.tier.arguments ?? {},
+    arguments: input.arguments === undefined ? (subject.tier.arguments ?? {}) : undefined,
     caller: input.workload === undefined,
-    held: input.facts === undefined,
+    held: input.facts?.held === undefined,
     lineage: input.task.parentTaskId !== undefined && input.facts?.lineage === undefined,
     knownRates: input.facts?.rates ?? new Set<string>(),
   };
@@ -82,7 +83,8 @@ export function forecastByRules(
     name(prospect.names);
   }
   const limited = new Set(perhaps.flatMap(({ argumentLimits = {} }) => Object.keys(argumentLimits)));
-  if (limited.size > 0) {
+  // Known arguments are held against the limits as in a decision, below.
+  if (limited.size > 0 && open.arguments !== undefined) {
     possible.add('deny');
     name([...limited].map((argument) => `args.${argument}`));
   }
@@ -92,7 +94,7 @@ export function forecastByRules(
   }
 
   // What is certain has to hold together by itself; what may come on top can only make it stricter.
-  const counted = open.held ? { ...input, facts: { held: [], lineage: undefined, rates: new Map() } } : input;
+  const counted = open.held ? { ...input, facts: { ...nothingYet, ...input.facts, held: [] } } : input;
   const merged = mergeObligations(sure, counted);
   if ('effect' in merged) return merged;
   const all = mergeObligations(perhaps, counted);

@@ -85,7 +85,7 @@ function nothingFits({ enum: values, minimum = -Infinity, maximum = Infinity }: 
 }
 
 function usesRefusal(rule: CompiledRule, { access, facts }: DecisionInput): Decision | undefined {
-  if (facts === undefined) {
+  if (facts?.held === undefined) {
     return refusal(rule.id, `rule ${rule.id} counts credentials, and how many there were is not known`);
   }
   const used = facts.held

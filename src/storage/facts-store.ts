@@ -18,7 +18,7 @@ export function createFactsStore(pool: pg.Pool): DecisionFacts {
     load: (task, access, needs, now, except) =>
       guarded(async () => {
         const [held, lineage, ...counts] = await Promise.all([
-          needs.held ? heldBy(pool, task, access, except) : [],
+          needs.held ? heldBy(pool, task, access, except) : undefined,
           needs.lineage && task.parentTaskId !== undefined ? lineageOf(pool, task) : undefined,
           ...needs.rates.map((need) => countOf(pool, task, access, need, now, except)),
         ]);

@@ -67,6 +67,25 @@ test('a refusal of people is exit code 6, and so is deciding what one may not', 
   expect((await cli(people.guard, 'approve', name)).code).toBe(5);
 });
 
+test('a request names the exact arguments of each use, after the tool that they belong to', async () => {
+  const taskId = await openTask(served);
+  const use = ['--tool', 'shop:write', '--argument'];
+  const asked = await cli('orchestrator', 'request', taskId, ...use, 'amount=40', ...use, 'amount=90', '--json');
+  expect(asked).toMatchObject({ code: 0, stderr: '' });
+  const { results } = JSON.parse(asked.stdout) as {
+    results: { approval: { arguments: object; approvalId: string } }[];
+  };
+  expect(results.map(({ approval }) => approval.arguments)).toEqual([{ amount: 40 }, { amount: 90 }]);
+  // What was asked for is what the agent then finds, and nothing else.
+  const name = results[1]!.approval.approvalId;
+  expect((await cli(people.clerk, 'approve', name)).code).toBe(0);
+  await served.agent.issueCredential({ taskId, ...refund, arguments: { amount: 90 } });
+
+  const early = await cli('orchestrator', 'request', taskId, '--argument', 'amount=1', '--tool', 'shop:write');
+  expect(early.code).toBe(2);
+  expect(early.stderr).toContain('It comes after the --tool that it belongs to.');
+});
+
 test('an orchestrator asks for all at once; two people break glass', async () => {
   const taskId = await openTask(served);
   const asked = await cli('orchestrator', 'request', taskId, '--tool', 'vault-door:write', '--tool', 'shop:execute');

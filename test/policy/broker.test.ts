@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { durationFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import type { Client } from '@connectrpc/connect';
@@ -11,6 +12,7 @@ import { CredentialService } from '../../src/gen/leasehold/v1/credential_service
 import type { Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { PolicyService } from '../../src/gen/leasehold/v1/policy_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
+import { runCli } from '../cli/run-cli.ts';
 import { createEstate, startInProcess } from '../support/broker.ts';
 import type { TestEstate } from '../support/broker.ts';
 
@@ -269,4 +271,61 @@ test('a renewal waits until policy wants it, is told when that is, and a refused
   await expect(agent.renewCredential({ requestId: randomUUID(), leaseId: lease!.leaseId })).rejects.toThrow(
     /crm:read is not renewed: rule support\/crm renews a credential once it is 4m old: ask again in .*; the present credential lives until 20/,
   );
+});
+
+describe('a replay of what was recorded here', () => {
+  const replay = async (edit: (text: string) => string) => {
+    const dir = await mkdtemp(path.join(tmpdir(), 'leasehold-replay-'));
+    try {
+      await cp(estate.policyDir, path.join(dir, 'policies'), { recursive: true });
+      await writeFile(path.join(dir, 'policies', 'support.yaml'), edit(policy));
+      await writeFile(path.join(dir, 'token'), await estate.mint('auditor'), { mode: 0o600 });
+      const { stdout } = await runCli(
+        ['policy', 'replay', '--candidate', path.join(dir, 'policies'), '--since', '1h', '--json'],
+        { LEASEHOLD_SERVER: estate.httpUrl, LEASEHOLD_TOKEN_FILE: path.join(dir, 'token') },
+      );
+      return JSON.parse(stdout) as {
+        decided: number;
+        same: number;
+        groups: { difference: string; access: string; count: number; samples: { reason: string; after: string }[] }[];
+      };
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
+  };
+  const named = ({ groups }: Awaited<ReturnType<typeof replay>>) =>
+    groups.map(({ difference, access }) => `${difference} ${access}`);
+
+  test('comes out the same under the same policy, arguments, counts, rates and environment included', async () => {
+    const all = await replay((text) => text);
+    expect(all.groups).toEqual([]);
+    expect(all.decided).toBeGreaterThan(30);
+    expect(all.same).toBe(all.decided);
+  });
+
+  test('shows whom another bound on an argument would have refused', async () => {
+    const result = await replay((text) => text.replace('amount: { maximum: 100 }', 'amount: { maximum: 30 }'));
+    expect(named(result)).toEqual(['newly_denied pay:write']);
+    expect(result.groups[0]!.samples[0]!.reason).toContain('must be at most 30');
+  });
+
+  test('shows what other counts and rates, as they were then, would have allowed and refused', async () => {
+    const moreUses = await replay((text) => text.replace('maxUses: 2', 'maxUses: 3'));
+    expect(named(moreUses)).toEqual(['newly_allowed pay:write']);
+    const slower = await replay((text) => text.replace("rate.agent('1h', 'mail') < 3", "rate.agent('1h', 'mail') < 1"));
+    expect(named(slower)).toEqual(['newly_denied mail:write']);
+    const together = await replay((text) => text.replace("held.label('sensitivity', 'customer')", "held.tool('pay')"));
+    expect(named(together)).toEqual(['newly_allowed mail:write']);
+  });
+
+  test('of a candidate that counts what was not counted then says that it cannot tell, and guesses nothing', async () => {
+    const result = await replay((text) => text.replace("'mail') < 3", "'mail') < 3 && rate.tool('2h') < 100"));
+    expect(named(result)).toEqual(['cannot_be_told mail:write']);
+    expect(result.groups[0]!.samples[0]).toMatchObject({
+      after: 'unknown',
+      reason: "it depends on rate.tool('2h'): rule support/mail may allow it",
+    });
+    // What is denied whatever the count is, is the same.
+    expect(result.same).toBe(result.decided - result.groups[0]!.count);
+  });
 });

@@ -38,7 +38,7 @@ const conditions: Record<string, (of: DecisionInput) => boolean | 'error'> = {
   'count.task("t") < 3': (of) => held(of) < 3,
   'renewal.count < 2': (of) => (of.renewal?.count ?? 0) < 2,
 };
-const held = (of: DecisionInput) => of.facts!.held.reduce((sum, { count }) => sum + count, 0);
+const held = (of: DecisionInput) => of.facts!.held!.reduce((sum, { count }) => sum + count, 0);
 
 const anyObligations = fc
   .record({

@@ -1,10 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import type { Command } from 'commander';
+import { InvalidArgumentError, type Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { collect, identifier, toolAndTier, type ToolAndTier } from '../values.ts';
+import { identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
+
+interface Action extends ToolAndTier {
+  arguments: Record<string, string | number | boolean>;
+}
 
 interface Options extends RemoteOptions {
-  tool: ToolAndTier[];
+  tool: Action[];
   justification?: string;
   requestId?: string;
 }
@@ -15,24 +19,43 @@ export function approvalRequest(parent: Command): void {
     summary: 'Ask for all that a task will need at once',
     description:
       'Asks people one time for everything, before the agent needs it. Says of each tool and tier whether it needs people at ' +
-      'all. For uses with arguments call RequestApprovals, which takes the exact ones.',
+      'all. An approval is for the exact arguments of a use: give them after the --tool that they belong to.',
     examples: [
       [
         'leasehold approval request tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --tool shop:write --tool repo:execute --justification "tonight"',
         'two things, one message to people',
       ],
+      [
+        'leasehold approval request tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --tool shop:write --argument amount=40 --tool shop:write --argument amount=90',
+        'two uses of one tool, each with its arguments',
+      ],
     ],
   });
+  const actions: Action[] = [];
   command
     .argument('<task>', 'task identifier', identifier('tsk'))
-    .requiredOption('--tool <tool:tier>', 'tool and tier; repeat it for more', collect(toolAndTier))
+    .requiredOption('--tool <tool:tier>', 'tool and tier; repeat it for more', (text) => {
+      actions.push({ ...toolAndTier(text), arguments: {} });
+      return actions;
+    })
+    .option('--argument <name=value>', 'an argument of the --tool before it; repeat it for more', (text) => {
+      const [name, value] = requestArgument(text);
+      const action = actions.at(-1);
+      if (action === undefined) throw new InvalidArgumentError('It comes after the --tool that it belongs to.');
+      if (Object.hasOwn(action.arguments, name)) throw new InvalidArgumentError(`${name} is given twice.`);
+      action.arguments[name] = value;
+    })
     .option('--justification <text>', 'what they are for; approvers see it');
   withRequestId(command).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const answer = await remote.connect(options).call(remote.ApprovalService.method.requestApprovals, {
       requestId: options.requestId ?? randomUUID(),
       taskId,
-      actions: options.tool.map(({ tool, tier }) => ({ tool, tier: remote.tierValue[tier] })),
+      actions: options.tool.map(({ tool, tier, arguments: args }) => ({
+        tool,
+        tier: remote.tierValue[tier],
+        arguments: args,
+      })),
       justification: options.justification ?? '',
     });
     if (options.json === true) {
