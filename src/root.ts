@@ -360,7 +360,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         toolCallService(toolCalls, { sha256, newRequestId: randomUUID, redact: redactString }),
-        auditService(tasks, storage.audit),
+        auditService(tasks, storage.audit, storage.timeline),
         reportService(createReporter({ clock, policy, store: storage.reports, yieldNow: setImmediate }), clock),
         policyService({
           revisions,

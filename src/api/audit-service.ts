@@ -2,15 +2,33 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { AuditStore } from '../domain/store.ts';
 import type { Tasks } from '../domain/tasks.ts';
-import { AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
+import { entriesOf, type TimelineEntry, type TimelineStep, type TimelineStore } from '../domain/timeline.ts';
+import { AuditService, TimelineStep as StepMessage } from '../gen/leasehold/v1/audit_service_pb.js';
+import { Tier } from '../gen/leasehold/v1/common_pb.js';
 import { service } from './call.ts';
+import { tierMessage } from './convert.ts';
 import { nextPageToken, pageSize, pageToken, taskIdField } from './fields.ts';
+import { voucherMessage } from './tool-call-convert.ts';
 
-export function auditService(tasks: Pick<Tasks, 'visible'>, audit: AuditStore) {
+const isEventId = (id: string) => /^[0-9]{1,18}$/.test(id);
+
+const steps: Record<TimelineStep, StepMessage> = {
+  intent: StepMessage.INTENT,
+  decision: StepMessage.DECISION,
+  approval: StepMessage.APPROVAL,
+  credential: StepMessage.CREDENTIAL,
+  call: StepMessage.CALL,
+  effect: StepMessage.EFFECT,
+  raised: StepMessage.RAISED,
+  settlement: StepMessage.SETTLEMENT,
+  change: StepMessage.CHANGE,
+};
+
+export function auditService(tasks: Pick<Tasks, 'visible'>, audit: AuditStore, timeline: TimelineStore) {
   return service(AuditService, {
     listAuditEvents: async (request, { caller }) => {
       const task = await tasks.visible(caller, taskIdField(request.taskId));
-      const after = pageToken(request.pageToken, (id) => /^[0-9]{1,18}$/.test(id));
+      const after = pageToken(request.pageToken, isEventId);
       const page = await audit.ofTask(task.tenant, task.taskId, pageSize(request.pageSize, 100), after);
       return {
         events: page.items.map((event) => ({
@@ -25,5 +43,35 @@ export function auditService(tasks: Pick<Tasks, 'visible'>, audit: AuditStore) {
         nextPageToken: nextPageToken(page.next),
       };
     },
+
+    listTimeline: async (request, { caller }) => {
+      const { tenant, taskId } = await tasks.visible(caller, taskIdField(request.taskId));
+      const after = pageToken(request.pageToken, isEventId);
+      const page = await timeline.ofTask(tenant, taskId, request.tree, pageSize(request.pageSize, 200), after);
+      return {
+        entries: page.items.flatMap(entriesOf).map(entryMessage),
+        nextPageToken: nextPageToken(page.next),
+      };
+    },
   });
+}
+
+function entryMessage(entry: TimelineEntry) {
+  const { event } = entry;
+  return {
+    eventId: event.eventId,
+    kind: event.kind,
+    eventTime: timestampFromMs(event.at),
+    step: steps[entry.step],
+    taskId: event.taskId,
+    actor: event.actor,
+    summary: entry.summary,
+    voucher: voucherMessage(entry.voucher),
+    leaseId: event.leaseId ?? '',
+    callId: entry.callId ?? '',
+    approvalId: entry.approvalId ?? '',
+    policyRule: entry.policyRule ?? '',
+    tool: entry.tool ?? '',
+    tier: entry.tier === undefined ? Tier.UNSPECIFIED : tierMessage(entry.tier),
+  };
 }

@@ -36,6 +36,10 @@ const vouchers = {
   self_reported: VoucherMessage.SELF_REPORTED,
 } as const;
 
+export function voucherMessage(voucher: Voucher | undefined): VoucherMessage {
+  return voucher === undefined ? VoucherMessage.UNSPECIFIED : vouchers[voucher];
+}
+
 /** The contract numbers them in the domain's order, from 1. */
 function violationMessage(violation: CallViolation): ToolCallViolation {
   return callViolations.indexOf(violation) + 1;
@@ -137,7 +141,7 @@ function vouchingMessage(call: ToolCall): MessageInitShape<typeof ToolCallVouchi
   return Object.fromEntries(
     Object.entries(vouchingOf(call) as unknown as Record<string, Voucher | undefined>).map(([part, voucher]) => [
       part,
-      voucher === undefined ? VoucherMessage.UNSPECIFIED : vouchers[voucher],
+      voucherMessage(voucher),
     ]),
   );
 }

@@ -10,6 +10,13 @@ import {
   Tier,
   type Lease,
 } from '../gen/leasehold/v1/common_pb.js';
+import { TimelineStep } from '../gen/leasehold/v1/audit_service_pb.js';
+import {
+  ToolCallOutcome,
+  ToolCallState,
+  ToolCallViolation,
+  Voucher,
+} from '../gen/leasehold/v1/tool_call_service_pb.js';
 import type { Tone } from './output.ts';
 
 /** `close_degraded` for CLOSE_DEGRADED: people read and type enum names in lower case. Unspecified is empty. */
@@ -25,6 +32,10 @@ export const outcomeName = lower(LeaseOutcome);
 export const revocationName = lower(RevocationKind);
 export const senderConstraintName = lower(SenderConstraint);
 export const closeCauseName = lower(CloseCause);
+export const stepName = lower(TimelineStep);
+export const callStateName = lower(ToolCallState);
+export const callOutcomeName = lower(ToolCallOutcome);
+export const violationName = lower(ToolCallViolation);
 
 export const tierValue: Record<TierName, Tier> = { read: Tier.READ, write: Tier.WRITE, execute: Tier.EXECUTE };
 
@@ -48,4 +59,20 @@ export function leaseTone(lease: Lease): Tone | undefined {
   if (lease.outcome === LeaseOutcome.IRREVOCABLE) return 'bad';
   if (lease.state === LeaseState.ACTIVE) return 'good';
   return lease.state === LeaseState.SETTLED ? undefined : 'warn';
+}
+
+export const callOutcomes = {
+  succeeded: ToolCallOutcome.SUCCEEDED,
+  failed: ToolCallOutcome.FAILED,
+  refused: ToolCallOutcome.REFUSED,
+  unknown: ToolCallOutcome.UNKNOWN,
+} as const;
+
+/** Who vouches, as an auditor says it. */
+export function voucherName(voucher: Voucher): string {
+  return (
+    { [Voucher.BROKER_ATTESTED]: 'broker', [Voucher.TARGET_ATTESTED]: 'tool', [Voucher.SELF_REPORTED]: 'self' }[
+      voucher as number
+    ] ?? ''
+  );
 }

@@ -6,6 +6,10 @@ import { approvalList } from './commands/approval-list.ts';
 import { approvalRequest } from './commands/approval-request.ts';
 import { approvalWatch } from './commands/approval-watch.ts';
 import { auditList } from './commands/audit-list.ts';
+import { callBegin } from './commands/call-begin.ts';
+import { callEnd } from './commands/call-end.ts';
+import { callList } from './commands/call-list.ts';
+import { callRecord } from './commands/call-record.ts';
 import { completion } from './commands/completion.ts';
 import { configCheck } from './commands/config-check.ts';
 import { credentialIssue } from './commands/credential-issue.ts';
@@ -34,6 +38,7 @@ import { taskGet } from './commands/task-get.ts';
 import { taskHeartbeat } from './commands/task-heartbeat.ts';
 import { taskList } from './commands/task-list.ts';
 import { taskOpen } from './commands/task-open.ts';
+import { taskTimeline } from './commands/task-timeline.ts';
 import { taskWatch } from './commands/task-watch.ts';
 import { toolList } from './commands/tool-list.ts';
 import { version } from './commands/version.ts';
@@ -55,9 +60,13 @@ export function buildProgram(): Command {
 
   program.commandsGroup('Work:');
   const task = group(program, 'task', 'Open, follow and close tasks');
-  for (const add of [taskOpen, taskGet, taskList, taskWatch, taskExtend, taskHeartbeat, taskClose]) add(task);
+  for (const add of [taskOpen, taskGet, taskList, taskWatch, taskTimeline, taskExtend, taskHeartbeat, taskClose])
+    add(task);
   const credential = group(program, 'credential', 'Get, renew and return credentials');
   for (const add of [credentialIssue, credentialRenew, credentialReturn, credentialStream]) add(credential);
+
+  const call = group(program, 'call', 'Record tool calls, and list them');
+  for (const add of [callBegin, callEnd, callRecord, callList]) add(call);
 
   const approval = group(program, 'approval', 'Decide what needs people, and ask for it');
   for (const add of [

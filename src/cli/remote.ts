@@ -4,6 +4,7 @@ export { fields, iso, jsonLine, line, moment, relative, span, table, toned } fro
 export { printable } from './printable.ts';
 export * from './names.ts';
 export { approvalStateName, showApproval, showApprovals } from './approval-views.ts';
+export { showCall, showCalls } from './call-views.ts';
 export { showLeases, showPlan, showTask, summaryText } from './views.ts';
 export * from '../gen/leasehold/v1/common_pb.js';
 export * from '../gen/leasehold/v1/task_service_pb.js';
@@ -13,5 +14,6 @@ export * from '../gen/leasehold/v1/audit_service_pb.js';
 export * from '../gen/leasehold/v1/policy_service_pb.js';
 export * from '../gen/leasehold/v1/report_service_pb.js';
 export * from '../gen/leasehold/v1/approval_service_pb.js';
+export * from '../gen/leasehold/v1/tool_call_service_pb.js';
 export { durationFromMs, durationMs, timestampFromMs } from '@bufbuild/protobuf/wkt';
 export { create } from '@bufbuild/protobuf';

@@ -85,7 +85,7 @@ export function count(most: number): (text: string) => number {
   };
 }
 
-const identified = { tsk: 'A task', lse: 'A lease', apr: 'An approval' } as const;
+const identified = { tsk: 'A task', lse: 'A lease', apr: 'An approval', cal: 'A call' } as const;
 
 export function identifier(prefix: keyof typeof identified): (text: string) => string {
   return (text) => {

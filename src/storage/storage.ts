@@ -14,6 +14,7 @@ import { createReportStore } from './report-store.ts';
 import { createRevocationStore } from './revocation-store.ts';
 import { createSettlementStore } from './settlement-store.ts';
 import { createTaskStore } from './task-store.ts';
+import { createTimelineStore } from './timeline-store.ts';
 import { createWake } from './wake.ts';
 
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
@@ -38,6 +39,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       facts: createFactsStore(pool),
       settlement: createSettlementStore(pool),
       audit: createAuditStore(pool),
+      timeline: createTimelineStore(pool),
       revocations: createRevocationStore(pool),
       notifications: createNotificationStore(pool),
       approvals: (outbox: Outbox) => createApprovalStore(pool, outbox),

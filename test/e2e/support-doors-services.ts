@@ -38,7 +38,7 @@ export function trivialServices(tasks: Partial<TaskHandlers> = {}): Service[] {
       },
     }),
     service(AdminService, { getStatus: echo, listLeases: echo, listTools: echo }),
-    service(AuditService, { listAuditEvents: echo }),
+    service(AuditService, { listAuditEvents: echo, listTimeline: echo }),
     service(RevocationService, {
       async *watchRevocations() {
         yield { current: true };

@@ -2,14 +2,195 @@
 // @generated from file leasehold/v1/audit_service.proto (package leasehold.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Voucher } from "./tool_call_service_pb.js";
+import type { Tier } from "./common_pb.js";
 
 /**
  * Describes the file leasehold/v1/audit_service.proto.
  */
 export declare const file_leasehold_v1_audit_service: GenFile;
+
+/**
+ * TimelineEntry is one thing that happened.
+ *
+ * @generated from message leasehold.v1.TimelineEntry
+ */
+export declare type TimelineEntry = Message<"leasehold.v1.TimelineEntry"> & {
+  /**
+   * Audit event that it comes from; AuditService.ListAuditEvents has every particular of it.
+   *
+   * @generated from field: string event_id = 1;
+   */
+  eventId: string;
+
+  /**
+   * Kind of that event.
+   *
+   * @generated from field: string kind = 2;
+   */
+  kind: string;
+
+  /**
+   * When it was recorded, by the broker's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp event_time = 3;
+   */
+  eventTime?: Timestamp | undefined;
+
+  /**
+   * What it is about.
+   *
+   * @generated from field: leasehold.v1.TimelineStep step = 4;
+   */
+  step: TimelineStep;
+
+  /**
+   * Task that it belongs to.
+   *
+   * @generated from field: string task_id = 5;
+   */
+  taskId: string;
+
+  /**
+   * Who acted: an attested workload, or `broker`.
+   *
+   * @generated from field: string actor = 6;
+   */
+  actor: string;
+
+  /**
+   * What happened, in one line. Holds words of the parties; made for people.
+   *
+   * @generated from field: string summary = 7;
+   */
+  summary: string;
+
+  /**
+   * Who vouches for what the summary says.
+   *
+   * @generated from field: leasehold.v1.Voucher voucher = 8;
+   */
+  voucher: Voucher;
+
+  /**
+   * Lease that it is about; all entries of one credential have it.
+   *
+   * @generated from field: string lease_id = 9;
+   */
+  leaseId: string;
+
+  /**
+   * Tool call that it is about.
+   *
+   * @generated from field: string call_id = 10;
+   */
+  callId: string;
+
+  /**
+   * Approval that it is about, or that its lease was issued on.
+   *
+   * @generated from field: string approval_id = 11;
+   */
+  approvalId: string;
+
+  /**
+   * Rule of policy that allowed its lease, or decided.
+   *
+   * @generated from field: string policy_rule = 12;
+   */
+  policyRule: string;
+
+  /**
+   * Registered tool.
+   *
+   * @generated from field: string tool = 13;
+   */
+  tool: string;
+
+  /**
+   * Tier of the tool.
+   *
+   * @generated from field: leasehold.v1.Tier tier = 14;
+   */
+  tier: Tier;
+};
+
+/**
+ * Describes the message leasehold.v1.TimelineEntry.
+ * Use `create(TimelineEntrySchema)` to create a new message.
+ */
+export declare const TimelineEntrySchema: GenMessage<TimelineEntry>;
+
+/**
+ * ListTimelineRequest pages through what happened.
+ *
+ * @generated from message leasehold.v1.ListTimelineRequest
+ */
+export declare type ListTimelineRequest = Message<"leasehold.v1.ListTimelineRequest"> & {
+  /**
+   * Task identifier.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Also of the tasks below it, of 10,000 at most.
+   *
+   * @generated from field: bool tree = 2;
+   */
+  tree: boolean;
+
+  /**
+   * Events in a page, 1 to 1,000; 0 means 200. One event may be two entries.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * From the previous answer; empty for the first page.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message leasehold.v1.ListTimelineRequest.
+ * Use `create(ListTimelineRequestSchema)` to create a new message.
+ */
+export declare const ListTimelineRequestSchema: GenMessage<ListTimelineRequest>;
+
+/**
+ * ListTimelineResponse is one page.
+ *
+ * @generated from message leasehold.v1.ListTimelineResponse
+ */
+export declare type ListTimelineResponse = Message<"leasehold.v1.ListTimelineResponse"> & {
+  /**
+   * In the order in which it was recorded.
+   *
+   * @generated from field: repeated leasehold.v1.TimelineEntry entries = 1;
+   */
+  entries: TimelineEntry[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message leasehold.v1.ListTimelineResponse.
+ * Use `create(ListTimelineResponseSchema)` to create a new message.
+ */
+export declare const ListTimelineResponseSchema: GenMessage<ListTimelineResponse>;
 
 /**
  * AuditEvent is one act, recorded in the transaction of the act itself.
@@ -135,6 +316,88 @@ export declare type ListAuditEventsResponse = Message<"leasehold.v1.ListAuditEve
 export declare const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse>;
 
 /**
+ * TimelineStep is what an entry of a timeline is about.
+ *
+ * @generated from enum leasehold.v1.TimelineStep
+ */
+export enum TimelineStep {
+  /**
+   * Not a step.
+   *
+   * @generated from enum value: TIMELINE_STEP_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * What the task is for, in its opener's words.
+   *
+   * @generated from enum value: TIMELINE_STEP_INTENT = 1;
+   */
+  INTENT = 1,
+
+  /**
+   * What policy said to one use of one tool.
+   *
+   * @generated from enum value: TIMELINE_STEP_DECISION = 2;
+   */
+  DECISION = 2,
+
+  /**
+   * What people were asked and said.
+   *
+   * @generated from enum value: TIMELINE_STEP_APPROVAL = 3;
+   */
+  APPROVAL = 3,
+
+  /**
+   * A credential that was made, handed out or thrown away.
+   *
+   * @generated from enum value: TIMELINE_STEP_CREDENTIAL = 4;
+   */
+  CREDENTIAL = 4,
+
+  /**
+   * A call that was made with it.
+   *
+   * @generated from enum value: TIMELINE_STEP_CALL = 5;
+   */
+  CALL = 5,
+
+  /**
+   * What became of the call, and what it did.
+   *
+   * @generated from enum value: TIMELINE_STEP_EFFECT = 6;
+   */
+  EFFECT = 6,
+
+  /**
+   * What does not fit what was granted.
+   *
+   * @generated from enum value: TIMELINE_STEP_RAISED = 7;
+   */
+  RAISED = 7,
+
+  /**
+   * What became of credentials and of the task.
+   *
+   * @generated from enum value: TIMELINE_STEP_SETTLEMENT = 8;
+   */
+  SETTLEMENT = 8,
+
+  /**
+   * Anything else that changed.
+   *
+   * @generated from enum value: TIMELINE_STEP_CHANGE = 9;
+   */
+  CHANGE = 9,
+}
+
+/**
+ * Describes the enum leasehold.v1.TimelineStep.
+ */
+export declare const TimelineStepSchema: GenEnum<TimelineStep>;
+
+/**
  * AuditService answers who did what, why, and with what outcome.
  *
  * @generated from service leasehold.v1.AuditService
@@ -149,6 +412,17 @@ export declare const AuditService: GenService<{
     methodKind: "unary";
     input: typeof ListAuditEventsRequestSchema;
     output: typeof ListAuditEventsResponseSchema;
+  },
+  /**
+   * ListTimeline tells what happened in a task, and in the tasks below it when asked, in the order in which it was recorded:
+   * intent, decisions, approvals, credentials, calls, their effects, settlement. Each entry says who vouches for it.
+   *
+   * @generated from rpc leasehold.v1.AuditService.ListTimeline
+   */
+  listTimeline: {
+    methodKind: "unary";
+    input: typeof ListTimelineRequestSchema;
+    output: typeof ListTimelineResponseSchema;
   },
 }>;
 

@@ -2,36 +2,73 @@
 // @generated from file leasehold/v1/audit_service.proto (package leasehold.v1, syntax proto3)
 /* eslint-disable */
 
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import { file_leasehold_v1_common } from "./common_pb.js";
 import { file_leasehold_v1_options } from "./options_pb.js";
+import { file_leasehold_v1_tool_call_service } from "./tool_call_service_pb.js";
 
 /**
  * Describes the file leasehold/v1/audit_service.proto.
  */
 export const file_leasehold_v1_audit_service = /*@__PURE__*/
-  fileDesc("CiBsZWFzZWhvbGQvdjEvYXVkaXRfc2VydmljZS5wcm90bxIMbGVhc2Vob2xkLnYxIrcBCgpBdWRpdEV2ZW50EhAKCGV2ZW50X2lkGAEgASgJEgwKBGtpbmQYAiABKAkSLgoKZXZlbnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFYWN0b3IYBCABKAkSDwoHdGFza19pZBgFIAEoCRIQCghsZWFzZV9pZBgGIAEoCRInCgZkZXRhaWwYByABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IlAKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJcChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIoCgZldmVudHMYASADKAsyGC5sZWFzZWhvbGQudjEuQXVkaXRFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyfAoMQXVkaXRTZXJ2aWNlEmwKD0xpc3RBdWRpdEV2ZW50cxIkLmxlYXNlaG9sZC52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GiUubGVhc2Vob2xkLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIgyQAgHK2hgFCgMBBAViBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_leasehold_v1_options]);
+  fileDesc("CiBsZWFzZWhvbGQvdjEvYXVkaXRfc2VydmljZS5wcm90bxIMbGVhc2Vob2xkLnYxIt8CCg1UaW1lbGluZUVudHJ5EhAKCGV2ZW50X2lkGAEgASgJEgwKBGtpbmQYAiABKAkSLgoKZXZlbnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKAoEc3RlcBgEIAEoDjIaLmxlYXNlaG9sZC52MS5UaW1lbGluZVN0ZXASDwoHdGFza19pZBgFIAEoCRINCgVhY3RvchgGIAEoCRIPCgdzdW1tYXJ5GAcgASgJEiYKB3ZvdWNoZXIYCCABKA4yFS5sZWFzZWhvbGQudjEuVm91Y2hlchIQCghsZWFzZV9pZBgJIAEoCRIPCgdjYWxsX2lkGAogASgJEhMKC2FwcHJvdmFsX2lkGAsgASgJEhMKC3BvbGljeV9ydWxlGAwgASgJEgwKBHRvb2wYDSABKAkSIAoEdGllchgOIAEoDjISLmxlYXNlaG9sZC52MS5UaWVyIlsKE0xpc3RUaW1lbGluZVJlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIMCgR0cmVlGAIgASgIEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIl0KFExpc3RUaW1lbGluZVJlc3BvbnNlEiwKB2VudHJpZXMYASADKAsyGy5sZWFzZWhvbGQudjEuVGltZWxpbmVFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkitwEKCkF1ZGl0RXZlbnQSEAoIZXZlbnRfaWQYASABKAkSDAoEa2luZBgCIAEoCRIuCgpldmVudF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVhY3RvchgEIAEoCRIPCgd0YXNrX2lkGAUgASgJEhAKCGxlYXNlX2lkGAYgASgJEicKBmRldGFpbBgHIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiUAoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIPCgd0YXNrX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlwKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEigKBmV2ZW50cxgBIAMoCzIYLmxlYXNlaG9sZC52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSqhAgoMVGltZWxpbmVTdGVwEh0KGVRJTUVMSU5FX1NURVBfVU5TUEVDSUZJRUQQABIYChRUSU1FTElORV9TVEVQX0lOVEVOVBABEhoKFlRJTUVMSU5FX1NURVBfREVDSVNJT04QAhIaChZUSU1FTElORV9TVEVQX0FQUFJPVkFMEAMSHAoYVElNRUxJTkVfU1RFUF9DUkVERU5USUFMEAQSFgoSVElNRUxJTkVfU1RFUF9DQUxMEAUSGAoUVElNRUxJTkVfU1RFUF9FRkZFQ1QQBhIYChRUSU1FTElORV9TVEVQX1JBSVNFRBAHEhwKGFRJTUVMSU5FX1NURVBfU0VUVExFTUVOVBAIEhgKFFRJTUVMSU5FX1NURVBfQ0hBTkdFEAky4QEKDEF1ZGl0U2VydmljZRJsCg9MaXN0QXVkaXRFdmVudHMSJC5sZWFzZWhvbGQudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBolLmxlYXNlaG9sZC52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZSIMkAIBytoYBQoDAQQFEmMKDExpc3RUaW1lbGluZRIhLmxlYXNlaG9sZC52MS5MaXN0VGltZWxpbmVSZXF1ZXN0GiIubGVhc2Vob2xkLnYxLkxpc3RUaW1lbGluZVJlc3BvbnNlIgyQAgHK2hgFCgMBBAViBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_leasehold_v1_common, file_leasehold_v1_options, file_leasehold_v1_tool_call_service]);
+
+/**
+ * Describes the message leasehold.v1.TimelineEntry.
+ * Use `create(TimelineEntrySchema)` to create a new message.
+ */
+export const TimelineEntrySchema = /*@__PURE__*/
+  messageDesc(file_leasehold_v1_audit_service, 0);
+
+/**
+ * Describes the message leasehold.v1.ListTimelineRequest.
+ * Use `create(ListTimelineRequestSchema)` to create a new message.
+ */
+export const ListTimelineRequestSchema = /*@__PURE__*/
+  messageDesc(file_leasehold_v1_audit_service, 1);
+
+/**
+ * Describes the message leasehold.v1.ListTimelineResponse.
+ * Use `create(ListTimelineResponseSchema)` to create a new message.
+ */
+export const ListTimelineResponseSchema = /*@__PURE__*/
+  messageDesc(file_leasehold_v1_audit_service, 2);
 
 /**
  * Describes the message leasehold.v1.AuditEvent.
  * Use `create(AuditEventSchema)` to create a new message.
  */
 export const AuditEventSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_audit_service, 0);
+  messageDesc(file_leasehold_v1_audit_service, 3);
 
 /**
  * Describes the message leasehold.v1.ListAuditEventsRequest.
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_audit_service, 1);
+  messageDesc(file_leasehold_v1_audit_service, 4);
 
 /**
  * Describes the message leasehold.v1.ListAuditEventsResponse.
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_audit_service, 2);
+  messageDesc(file_leasehold_v1_audit_service, 5);
+
+/**
+ * Describes the enum leasehold.v1.TimelineStep.
+ */
+export const TimelineStepSchema = /*@__PURE__*/
+  enumDesc(file_leasehold_v1_audit_service, 0);
+
+/**
+ * TimelineStep is what an entry of a timeline is about.
+ *
+ * @generated from enum leasehold.v1.TimelineStep
+ */
+export const TimelineStep = /*@__PURE__*/
+  tsEnum(TimelineStepSchema);
 
 /**
  * AuditService answers who did what, why, and with what outcome.

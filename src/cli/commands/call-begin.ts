@@ -1,0 +1,39 @@
+import { randomUUID } from 'node:crypto';
+import type { Command } from 'commander';
+import { argumentsOf, withCall, type CallOptions } from '../call-options.ts';
+import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
+import { identifier } from '../values.ts';
+
+export function callBegin(parent: Command): void {
+  const command = defineRemote(parent, {
+    name: 'begin',
+    summary: 'Record that a tool call begins now',
+    description:
+      'Records that a call begins, by the broker’s clock, and prints the call: end it with leasehold call end. A call that ' +
+      'has no end when its task settles is marked unfinished. What does not fit the lease or the task is recorded and raised.',
+    examples: [
+      [
+        'leasehold call begin tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --lease lse_0198f1c2a4b57d3e8f60718293a4b5c6 --action reports.read',
+        'before the call',
+      ],
+    ],
+  });
+  withCall(command.argument('<task>', 'task identifier', identifier('tsk')));
+  withRequestId(command).action(async (taskId: string, options: RemoteOptions & CallOptions) => {
+    const remote = await import('../remote.ts');
+    const args = await argumentsOf(options);
+    const answer = await remote.connect(options).call(remote.ToolCallService.method.beginToolCall, {
+      requestId: options.requestId ?? randomUUID(),
+      taskId,
+      leaseId: options.lease ?? '',
+      tool: options.tool?.tool ?? '',
+      tier: options.tool === undefined ? remote.Tier.UNSPECIFIED : remote.tierValue[options.tool.tier],
+      action: options.action,
+      argumentsDigest: options.argumentsDigest ?? '',
+      aboutCallId: options.about ?? '',
+      ...(args === undefined ? {} : { arguments: args }),
+    });
+    if (options.json === true) remote.jsonLine(remote.BeginToolCallResponseSchema, answer);
+    else remote.showCall(remote.required(answer.call));
+  });
+}
