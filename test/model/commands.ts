@@ -1,0 +1,376 @@
+import { randomUUID } from 'node:crypto';
+import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
+import fc from 'fast-check';
+import { expect } from 'vitest';
+import { Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
+import type { Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import {
+  accesses,
+  closeInModel,
+  issueOutcome,
+  maxLife,
+  mayRenew,
+  takeApproval,
+  type Access,
+  type AgentName,
+  type Model,
+  type ModelLease,
+  type ModelTask,
+} from './reference.ts';
+import { answered, secretOf, toolAndTier, type Refused, type Replica, type World } from './world.ts';
+
+type Command = fc.AsyncCommand<Model, World>;
+type ReplicaIndex = 0 | 1;
+
+/** Clocks of replicas, the database and this process may differ by what a test moves them, and a little. */
+const slack = 6_000;
+
+function command(
+  text: string,
+  needs: 'nothing' | 'task' | 'lease' | 'approval',
+  run: (model: Model, world: World) => Promise<void>,
+): Command {
+  return {
+    check: ({ tasks }) => {
+      if (needs === 'nothing') return true;
+      if (needs === 'task') return tasks.length > 0;
+      return tasks.some((task) => (needs === 'lease' ? task.leases : task.approvals).length > 0);
+    },
+    run,
+    toString: () => text,
+  };
+}
+
+function pick<T>(items: readonly T[], index: number): T {
+  return items[index % items.length]!;
+}
+
+function pickLease({ tasks }: Model, index: number): { task: ModelTask; lease: ModelLease } {
+  return pick(
+    tasks.flatMap((task) => task.leases.map((lease) => ({ task, lease }))),
+    index,
+  );
+}
+
+/** A refusal that a replica with a clock far off may always give. */
+function tolerated(model: Model, replica: ReplicaIndex, refused: Refused): boolean {
+  return model.mayRefuse[replica] && (refused.code === 'Unavailable' || refused.reason === 'CLOCK_SKEW');
+}
+
+function openTask(agent: AgentName, tools: readonly Access[], replica: ReplicaIndex): Command {
+  return command(`open(${agent}, ${tools.join(' ')}, r${replica})`, 'nothing', async (model, { replicas }) => {
+    const result = await answered(
+      replicas[replica].tasks.openTask({ intent: 'model', agent, tools: tools.map(toolAndTier) }),
+    );
+    if ('refused' in result) {
+      expect(tolerated(model, replica, result.refused), JSON.stringify(result.refused)).toBe(true);
+      return;
+    }
+    const { taskId, deadline } = result.answer.task!;
+    model.tasks.push({ taskId, agent, tools, open: true, deadline: timestampMs(deadline!), leases: [], approvals: [] });
+  });
+}
+
+/** What every credential has to be, whatever led to it. */
+function received(task: ModelTask, access: Access, requestId: string, credential: Credential): ModelLease {
+  const lease = credential.lease!;
+  const { tool, tier } = toolAndTier(access);
+  expect({ taskId: lease.taskId, agent: lease.agent, tool: lease.tool, tier: lease.tier }).toEqual({
+    taskId: task.taskId,
+    agent: task.agent,
+    tool,
+    tier,
+  });
+  const expiresAt = timestampMs(lease.expireTime!);
+  const life = expiresAt - timestampMs(lease.issueTime!);
+  expect(life).toBeLessThanOrEqual(maxLife[access]);
+  expect(expiresAt).toBeLessThanOrEqual(task.deadline);
+  expect(expiresAt).toBeLessThanOrEqual(Date.now() + maxLife[access] + slack);
+  expect(lease.policyRevision).toMatch(/^sha256:/);
+  return {
+    leaseId: lease.leaseId,
+    requestId,
+    access,
+    expiresAt,
+    renewals: 0,
+    live: true,
+    ...secretOf(credential),
+  };
+}
+
+function issueAt(replica: Replica, task: ModelTask, agent: AgentName, access: Access, requestId: string) {
+  return answered(replica.agents[agent].issueCredential({ requestId, taskId: task.taskId, ...toolAndTier(access) }));
+}
+
+function issue(at: number, agent: AgentName, access: Access, replica: ReplicaIndex): Command {
+  return command(`issue(${at}, ${agent}, ${access}, r${replica})`, 'task', async (model, { replicas }) => {
+    const task = pick(model.tasks, at);
+    const requestId = randomUUID();
+    const expected = issueOutcome(task, agent, access);
+    const result = await issueAt(replicas[replica], task, agent, access, requestId);
+    if ('answer' in result) {
+      expect(expected).toBe('granted');
+      takeApproval(task, access);
+      task.leases.push(received(task, access, requestId, result.answer.credential!));
+      return;
+    }
+    const { refused } = result;
+    if (tolerated(model, replica, refused)) return;
+    if (expected === 'asks') {
+      expect(refused.reason).toBe('APPROVAL_REQUIRED');
+      const approvalId = refused.approval!;
+      if (!task.approvals.some((known) => known.approvalId === approvalId)) {
+        task.approvals.push({ approvalId, state: 'pending' });
+      }
+      return;
+    }
+    expect(expected, JSON.stringify(refused)).toBe('refused');
+  });
+}
+
+/** The same request again, on either replica: the same lease or a refusal, never another lease. */
+function retry(at: number, replica: ReplicaIndex): Command {
+  return command(`retry(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+    const { task, lease } = pickLease(model, at);
+    if (lease.renewals > 0) return;
+    const result = await issueAt(replicas[replica], task, task.agent, lease.access, lease.requestId);
+    if ('refused' in result) {
+      expect(task.open && lease.live && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      return;
+    }
+    expect(task.open).toBe(true);
+    const again = received(task, lease.access, lease.requestId, result.answer.credential!);
+    expect(again.leaseId).toBe(lease.leaseId);
+    expect(again.expiresAt).toBe(lease.expiresAt);
+    lease.secrets.push(...again.secrets);
+  });
+}
+
+function renew(at: number, replica: ReplicaIndex): Command {
+  return command(`renew(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+    const { task, lease } = pickLease(model, at);
+    const requestId = randomUUID();
+    const allowed = mayRenew(task, lease);
+    const result = await answered(
+      replicas[replica].agents[task.agent].renewCredential({ requestId, leaseId: lease.leaseId }),
+    );
+    if ('refused' in result) {
+      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      return;
+    }
+    expect(allowed).toBe(true);
+    const { credential } = result.answer;
+    const next = { ...received(task, lease.access, requestId, credential!), renewals: lease.renewals + 1 };
+    expect(next.leaseId).not.toBe(lease.leaseId);
+    expect(credential!.lease!.renewedFromLeaseId).toBe(lease.leaseId);
+    lease.live = false;
+    task.leases.push(next);
+  });
+}
+
+function giveBack(at: number, replica: ReplicaIndex): Command {
+  return command(`return(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+    const { task, lease } = pickLease(model, at);
+    const result = await answered(replicas[replica].agents[task.agent].returnCredential({ leaseId: lease.leaseId }));
+    if ('refused' in result) {
+      expect(lease.live && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      return;
+    }
+    lease.live = false;
+  });
+}
+
+/** Another agent than the lease's tries its hand at it. */
+function steal(at: number, replica: ReplicaIndex): Command {
+  return command(`steal(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+    const { task, lease } = pickLease(model, at);
+    const thief = replicas[replica].agents[task.agent === 'alpha' ? 'beta' : 'alpha'];
+    const tries = [
+      thief.renewCredential({ leaseId: lease.leaseId }),
+      thief.returnCredential({ leaseId: lease.leaseId }),
+      thief.issueCredential({ requestId: lease.requestId, taskId: task.taskId, ...toolAndTier(lease.access) }),
+    ];
+    for (const result of await Promise.all(tries.map((call) => answered<unknown>(call)))) {
+      expect(result).toHaveProperty('refused');
+    }
+  });
+}
+
+function close(at: number, replica: ReplicaIndex): Command {
+  return command(`close(${at}, r${replica})`, 'task', async (model, { replicas }) => {
+    const task = pick(model.tasks, at);
+    const result = await answered(replicas[replica].tasks.closeTask({ taskId: task.taskId }));
+    expect(result).toHaveProperty('answer');
+    closeInModel(task);
+  });
+}
+
+function extend(at: number, minutes: number, replica: ReplicaIndex): Command {
+  return command(`extend(${at}, ${minutes} min, r${replica})`, 'task', async (model, { replicas }) => {
+    const task = pick(model.tasks, at);
+    const deadline = Date.now() + minutes * 60_000;
+    const result = await answered(
+      replicas[replica].tasks.extendTask({ taskId: task.taskId, deadline: timestampFromMs(deadline) }),
+    );
+    if ('refused' in result) {
+      // Brought forward to before the end of a credential that cannot be revoked: none of this policy's tiers.
+      expect(task.open && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      return;
+    }
+    expect(task.open).toBe(true);
+    task.deadline = timestampMs(result.answer.task!.deadline!);
+    // What would outlive it is ended by the deadline itself; here it only may not be counted on.
+    for (const lease of task.leases) if (lease.expiresAt > task.deadline) lease.live = false;
+  });
+}
+
+function vote(at: number, approves: boolean, replica: ReplicaIndex): Command {
+  return command(`${approves ? 'approve' : 'deny'}(${at}, r${replica})`, 'approval', async (model, { replicas }) => {
+    const { task, approval } = pick(
+      model.tasks.flatMap((one) => one.approvals.map((known) => ({ task: one, approval: known }))),
+      at,
+    );
+    const result = await answered(
+      replicas[replica].approver.decideApproval({
+        approvalId: approval.approvalId,
+        verdict: approves ? Verdict.APPROVE : Verdict.DENY,
+      }),
+    );
+    const allowed = task.open && approval.state === 'pending';
+    if ('refused' in result) {
+      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      return;
+    }
+    if (allowed) approval.state = approves ? 'approved' : 'denied';
+  });
+}
+
+/** A close on one replica and issues on both, at the same moment. */
+function closeAgainstIssues(at: number, access: Access, replica: ReplicaIndex): Command {
+  return command(`close(${at}, r${replica}) ‖ 4 × issue(${access})`, 'task', async (model, { replicas }) => {
+    const task = pick(model.tasks, at);
+    const couldIssue = issueOutcome(task, task.agent, access) === 'granted';
+    const requestIds = Array.from({ length: 4 }, () => randomUUID());
+    const issues = requestIds.map((id, n) => issueAt(replicas[(n % 2) as ReplicaIndex], task, task.agent, access, id));
+    const closed = await answered(replicas[replica].tasks.closeTask({ taskId: task.taskId }));
+    expect(closed).toHaveProperty('answer');
+    const after = await issueAt(replicas[replica], task, task.agent, access, randomUUID());
+    expect(after).toHaveProperty('refused');
+    let got = 0;
+    for (const [n, result] of (await Promise.all(issues)).entries()) {
+      if ('refused' in result) continue;
+      got += 1;
+      task.leases.push({ ...received(task, access, requestIds[n]!, result.answer.credential!), live: false });
+    }
+    if (!couldIssue) expect(got).toBe(0);
+    if (task.tools.includes(access) && accessNeedsApproval(task, access)) expect(got).toBeLessThanOrEqual(1);
+    closeInModel(task);
+  });
+}
+
+/** One request on both replicas at once, as after a lost answer. */
+function twice(at: number, access: Access): Command {
+  return command(`twice(${at}, ${access})`, 'task', async (model, { replicas }) => {
+    const task = pick(model.tasks, at);
+    const couldIssue = issueOutcome(task, task.agent, access) === 'granted';
+    const requestId = randomUUID();
+    const results = await Promise.all(replicas.map((replica) => issueAt(replica, task, task.agent, access, requestId)));
+    const got = results.flatMap((result) => ('answer' in result ? [result.answer.credential!] : []));
+    for (const result of results) {
+      if ('answer' in result || result.refused.reason !== 'APPROVAL_REQUIRED') continue;
+      const approvalId = result.refused.approval!;
+      if (task.approvals.every((known) => known.approvalId !== approvalId)) {
+        task.approvals.push({ approvalId, state: 'pending' });
+      }
+    }
+    if (got.length === 0) {
+      expect(couldIssue && !model.mayRefuse.some(Boolean), JSON.stringify(results)).toBe(false);
+      return;
+    }
+    expect(couldIssue).toBe(true);
+    expect(new Set(got.map(({ lease }) => lease!.leaseId)).size).toBe(1);
+    takeApproval(task, access);
+    const [first, ...others] = got.map((credential) => received(task, access, requestId, credential));
+    task.leases.push({ ...first!, secrets: [first!, ...others].flatMap(({ secrets }) => secrets) });
+  });
+}
+
+/** One approval with one use, and issues on both replicas at once. */
+function spendTwice(at: number): Command {
+  return command(`spend(${at})`, 'approval', async (model, { replicas }) => {
+    const task = pick(
+      model.tasks.filter((one) => one.approvals.length > 0),
+      at,
+    );
+    const expected = issueOutcome(task, task.agent, 'api:write');
+    const uses = task.approvals.filter(({ state }) => state === 'approved').length;
+    const requestIds = Array.from({ length: 4 }, () => randomUUID());
+    const results = await Promise.all(
+      requestIds.map((id, n) => issueAt(replicas[(n % 2) as ReplicaIndex], task, task.agent, 'api:write', id)),
+    );
+    let got = 0;
+    for (const [n, result] of results.entries()) {
+      if ('answer' in result) {
+        got += 1;
+        takeApproval(task, 'api:write');
+        task.leases.push(received(task, 'api:write', requestIds[n]!, result.answer.credential!));
+      } else if (result.refused.reason === 'APPROVAL_REQUIRED') {
+        const approvalId = result.refused.approval!;
+        if (task.approvals.every((known) => known.approvalId !== approvalId)) {
+          task.approvals.push({ approvalId, state: 'pending' });
+        }
+      }
+    }
+    expect(got).toBeLessThanOrEqual(uses);
+    if (expected === 'granted' && !model.mayRefuse.some(Boolean)) expect(got).toBeGreaterThan(0);
+  });
+}
+
+function moveClock(replica: ReplicaIndex, ahead: number): Command {
+  return command(`clock(r${replica}, ${ahead} ms)`, 'nothing', (model, { replicas }) => {
+    replicas[replica].clock.ahead = ahead;
+    // Beyond ten seconds from the database's clock the broker has to stop by itself, within its next look.
+    if (Math.abs(ahead) > 9_000) model.mayRefuse[replica] = true;
+    return Promise.resolve();
+  });
+}
+
+function accessNeedsApproval(task: ModelTask, access: Access): boolean {
+  return task.agent === 'alpha' && access === 'api:write';
+}
+
+const replica = fc.constantFrom<ReplicaIndex>(0, 1);
+const agent = fc.constantFrom<AgentName>('alpha', 'beta');
+const access = fc.constantFrom<Access>(...accesses);
+const likely = fc.constantFrom<Access>('api:read', 'api:write', 'db:read');
+const index = fc.nat(30);
+
+/** One sequence: mostly what agents do all day, with the rare and the hostile in between. */
+export const sequences = (maxCommands: number) => {
+  const often = [
+    fc.tuple(agent, fc.subarray([...accesses], { minLength: 1 }), replica).map((args) => openTask(...args)),
+    fc.tuple(index, agent, access, replica).map((args) => issue(...args)),
+    fc.tuple(index, fc.constant<AgentName>('alpha'), likely, replica).map((args) => issue(...args)),
+    fc
+      .tuple(index, fc.constant<AgentName>('alpha'), fc.constant<Access>('api:write'), replica)
+      .map((args) => issue(...args)),
+    fc.tuple(index, replica).map((args) => renew(...args)),
+    fc.tuple(index, fc.boolean(), replica).map((args) => vote(...args)),
+  ];
+  const rarely = [
+    fc.tuple(index, replica).map((args) => retry(...args)),
+    fc.tuple(index, replica).map((args) => giveBack(...args)),
+    fc.tuple(index, replica).map((args) => steal(...args)),
+    fc.tuple(index, replica).map((args) => close(...args)),
+    fc.tuple(index, fc.integer({ min: 1, max: 90 }), replica).map((args) => extend(...args)),
+    fc.tuple(index, likely, replica).map((args) => closeAgainstIssues(...args)),
+    fc.tuple(index, likely).map((args) => twice(...args)),
+    index.map((at) => spendTwice(at)),
+    fc.tuple(replica, fc.constantFrom(-4_000, -500, 0, 500, 4_000)).map((args) => moveClock(...args)),
+  ];
+  // Every kind is as likely as another: what is to happen more often stands here more often.
+  return fc.commands([...often, ...often, ...often, ...rarely], { maxCommands, size: 'max' });
+};
+
+/** Rarely: a clock that is far off, which takes the broker seconds to notice and to forgive. */
+export const farClock = fc.tuple(replica, fc.constantFrom(-60_000, 60_000)).map((args) => moveClock(...args));

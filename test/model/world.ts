@@ -1,0 +1,137 @@
+import { rm, cp, mkdir } from 'node:fs/promises';
+import path from 'node:path';
+import { Code, ConnectError, type Client } from '@connectrpc/connect';
+import pg from 'pg';
+import { loadConfig } from '../../src/config/load-config.ts';
+import { devWorkload } from '../../src/dev/environment.ts';
+import { freePort } from '../../src/dev/postgres.ts';
+import { ErrorInfoSchema } from '../../src/gen/google/rpc/error_details_pb.js';
+import { ApprovalService } from '../../src/gen/leasehold/v1/approval_service_pb.js';
+import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
+import { CredentialService, type Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
+import { startBroker } from '../../src/root.ts';
+import { createEstate } from '../support/broker.ts';
+import type { Access, AgentName } from './reference.ts';
+
+export interface Replica {
+  tasks: Client<typeof TaskService>;
+  agents: Record<AgentName, Client<typeof CredentialService>>;
+  approver: Client<typeof ApprovalService>;
+  /** Its clock is ahead of the machine's by this, milliseconds. */
+  clock: { ahead: number };
+}
+
+export interface World {
+  replicas: readonly [Replica, Replica];
+  /** Superuser, in the brokers' database. */
+  database: pg.Client;
+  /** Superuser, in the target. */
+  target: pg.Client;
+  stop(): Promise<void>;
+}
+
+/** Two replicas on one database and one target, each with a clock of its own. */
+export async function startWorld(): Promise<World> {
+  const unbounded = { callsPerSecond: 1_000_000, burst: 1_000_000 };
+  const estate = await createEstate('model', {
+    tasks: { renewalOverlap: '1s' },
+    approvals: {
+      groups: { people: [devWorkload('approver/pat')] },
+      maxPending: 1_000,
+      requestsPerHour: 100_000,
+    },
+  });
+  const policy = path.join(estate.policyDir);
+  await rm(policy, { recursive: true });
+  await mkdir(policy);
+  await cp(path.join(import.meta.dirname, 'fixtures', 'model.yaml'), path.join(policy, 'model.yaml'));
+  const brokers: { stop(graceMs?: number): Promise<void> }[] = [];
+  const replica = async (): Promise<Replica> => {
+    const [grpcPort, httpPort] = [await freePort(), await freePort()];
+    const clock = { ahead: 0 };
+    const config = loadConfig({ path: estate.configFile, env: process.env });
+    const server = {
+      ...config.server,
+      grpc: { ...config.server.grpc, port: grpcPort },
+      http: { ...config.server.http, port: httpPort },
+      limits: { ...config.server.limits, ...unbounded },
+    };
+    brokers.push(
+      await startBroker({
+        config: { ...config, server },
+        clock: { now: () => Date.now() + clock.ahead },
+        write: () => undefined,
+      }),
+    );
+    return {
+      clock,
+      tasks: estate.client(TaskService, 'orchestrator', httpPort),
+      agents: {
+        alpha: estate.client(CredentialService, 'agent/alpha', httpPort),
+        beta: estate.client(CredentialService, 'agent/beta', httpPort),
+      },
+      approver: estate.client(ApprovalService, 'approver/pat', httpPort),
+    };
+  };
+  const replicas = [await replica(), await replica()] as const;
+  const connect = async (url: string, options?: string) => {
+    const client = new pg.Client({ connectionString: url, ...(options === undefined ? {} : { options }) });
+    await client.connect();
+    return client;
+  };
+  const database = await connect(estate.databaseUrl, '-c search_path=leasehold');
+  const target = await connect(estate.targetUrl);
+  return {
+    replicas,
+    database,
+    target,
+    stop: async () => {
+      await Promise.all(brokers.map((broker) => broker.stop(500)));
+      await Promise.all([database.end(), target.end()]);
+      await estate.remove();
+    },
+  };
+}
+
+export function toolAndTier(access: Access): { tool: string; tier: Tier } {
+  const [tool, tier] = access.split(':') as [string, 'read' | 'write' | 'execute'];
+  return { tool, tier: { read: Tier.READ, write: Tier.WRITE, execute: Tier.EXECUTE }[tier] };
+}
+
+export interface Refused {
+  code: keyof typeof Code;
+  reason: string;
+  approval: string | undefined;
+}
+
+/** What the broker answered, or how it refused. Anything that is no refusal (a crash, an unknown error) is thrown. */
+export async function answered<T>(call: Promise<T>): Promise<{ answer: T } | { refused: Refused }> {
+  try {
+    return { answer: await call };
+  } catch (error) {
+    if (!(error instanceof ConnectError)) throw error;
+    const info = error.findDetails(ErrorInfoSchema)[0];
+    // INTERNAL is a fault of the broker's, and an answer without a reason is none of its own.
+    if (info === undefined || info.reason === 'INTERNAL') throw error;
+    return {
+      refused: {
+        code: Code[error.code] as keyof typeof Code,
+        reason: info.reason,
+        approval: info.metadata['approval'],
+      },
+    };
+  }
+}
+
+/** The part of a credential that must be found nowhere in the broker's database, and its login if it is one. */
+export function secretOf({ material }: Credential): { secrets: string[]; role: string | undefined } {
+  switch (material.case) {
+    case 'accessToken':
+      return { secrets: [material.value.token.split('.')[2]!], role: undefined };
+    case 'postgresLogin':
+      return { secrets: [material.value.password], role: material.value.username };
+    default:
+      throw new Error(`a credential without known material: ${String(material.case)}`);
+  }
+}
