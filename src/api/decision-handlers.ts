@@ -81,14 +81,18 @@ function* inPieces(part: { tasks: readonly Task[]; decisions: readonly RawDecisi
   const waiting = new Map(part.tasks.map((task) => [task.taskId, task]));
   let piece = { tasks: [] as { taskId: string; facts: string }[], decisions: [] as object[] };
   let bytes = 0;
+  const add = (task: Task) => {
+    // Those above before it: they are what its decisions were bounded by.
+    const parent = waiting.get(task.parentTaskId ?? '');
+    waiting.delete(task.taskId);
+    if (parent !== undefined) add(parent);
+    const facts = JSON.stringify(taskFacts(task));
+    piece.tasks.push({ taskId: task.taskId, facts });
+    bytes += facts.length;
+  };
   for (const { decisionId, at, taskId, workload, detail, leaseId = '' } of part.decisions) {
     const task = waiting.get(taskId);
-    if (task !== undefined) {
-      waiting.delete(taskId);
-      const facts = JSON.stringify(taskFacts(task));
-      piece.tasks.push({ taskId, facts });
-      bytes += facts.length;
-    }
+    if (task !== undefined) add(task);
     piece.decisions.push({ decisionId, decideTime: timestampFromMs(at), taskId, workload, detail, leaseId });
     bytes += detail.length;
     if (bytes < pieceBytes) continue;
@@ -116,6 +120,7 @@ function explanationMessage(explanation: Explanation) {
       : {
           rules: full.rules.map((rule) => ({
             rule: rule.rule,
+            taskId: rule.taskId ?? '',
             effect: rule.effect,
             matched: rule.held === true,
             decided: rule.decided,

@@ -3,9 +3,9 @@ import { isId } from '../domain/ids.ts';
 
 /** Bounds of single fields, beyond what the chain checks of every message. Each error names the proto field. */
 
-export function taskIdField(value: string): string {
+export function taskIdField(value: string, field = 'task_id'): string {
   if (!isId('tsk', value))
-    throw fieldInvalid('task_id', 'must be a task id such as tsk_ followed by 32 hexadecimal digits');
+    throw fieldInvalid(field, 'must be a task id such as tsk_ followed by 32 hexadecimal digits');
   return value;
 }
 

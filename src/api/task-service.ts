@@ -19,6 +19,7 @@ export function taskService(tasks: Tasks, newRequestId: () => string) {
       const { task, plan, revision } = await tasks.open(caller, {
         requestId: request.requestId || newRequestId(),
         requestDigest: digest(request),
+        parentTaskId: request.parentTaskId === '' ? undefined : taskIdField(request.parentTaskId, 'parent_task_id'),
         intent: text('intent', request.intent.trim(), 1, 2_000),
         agent: name('agent', request.agent),
         agentWorkload:

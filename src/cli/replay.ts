@@ -24,10 +24,16 @@ export async function replayDecisions(
       if (task === undefined || decision.decideTime === undefined) continue;
       const { decisionId, workload, taskId, detail } = decision;
       const at = timestampMs(decision.decideTime);
-      replay.add(recordOf({ decisionId, at, workload, taskId, leaseId: undefined, detail }, task));
+      const above = [];
+      for (let parent = up(tasks, task); parent !== undefined; parent = up(tasks, parent)) above.push(parent);
+      replay.add(recordOf({ decisionId, at, workload, taskId, leaseId: undefined, detail }, task, above));
     }
     done += message.decisions.length;
     progress(done, total);
   }
   return replay?.result() ?? { decided: 0, same: 0, skipped: 0, groups: [] };
+}
+
+function up(tasks: ReadonlyMap<string, TaskFacts>, task: TaskFacts): TaskFacts | undefined {
+  return task.parentTaskId === undefined ? undefined : tasks.get(task.parentTaskId);
 }

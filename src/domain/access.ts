@@ -11,8 +11,13 @@ export function actsAsAgent(caller: Caller, task: Task): boolean {
   );
 }
 
+/** A task at the top is opened by an orchestrator; one below another also by that one's agent. */
 export function opened(caller: Caller, task: Task): boolean {
-  return caller.tenant === task.tenant && caller.workload === task.opener && caller.roles.has('orchestrator');
+  return (
+    caller.tenant === task.tenant &&
+    caller.workload === task.opener &&
+    (caller.roles.has('orchestrator') || (task.parentTaskId !== undefined && caller.roles.has('agent')))
+  );
 }
 
 export function seesEverything(caller: Caller): boolean {

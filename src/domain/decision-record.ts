@@ -1,6 +1,7 @@
 import type { Arguments } from './arguments.ts';
 import { decide, plan, type BoundedDecision, type DecisionContext, type PlannedDecision } from './decision.ts';
-import { rateKey, type Facts } from './facts.ts';
+import type { Above } from './delegation/narrow.ts';
+import { rateKey, type FactNeeds, type Facts } from './facts.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type { ConsideredRule, PolicyRevision } from './policy.ts';
 import type { Instant, Millis } from './time.ts';
@@ -12,19 +13,60 @@ import type { Instant, Millis } from './time.ts';
 export interface Asked {
   /** The task's deadline may be moved later. */
   deadline: Instant;
+  /** A task may be handed over to another agent later. Earlier releases wrote none. */
+  agent?: string;
   renewal?: DecisionContext['renewal'];
   bound_to?: DecisionContext['boundTo'];
-  facts?: { held?: Facts['held']; lineage?: Facts['lineage']; rates: [string, number][] };
+  facts?: RecordedFacts;
+  /** The tasks above, nearest first. */
+  above?: AskedAbove[];
 }
 
-export function asked(task: Pick<Task, 'deadline'>, context: Omit<DecisionContext, 'workload' | 'now'>): Asked {
-  const { renewal, facts, boundTo } = context;
+interface RecordedFacts {
+  held?: Facts['held'];
+  lineage?: Facts['lineage'];
+  rates: [string, number][];
+}
+
+interface AskedAbove {
+  agent: string;
+  workload: string | undefined;
+  deadline: Instant;
+  heartbeat?: true;
+  facts?: RecordedFacts;
+}
+
+export function asked(
+  task: Pick<Task, 'deadline' | 'agent'>,
+  context: Omit<DecisionContext, 'workload' | 'now'>,
+): Asked {
+  const { renewal, facts, boundTo, above } = context;
   return {
     deadline: task.deadline,
+    agent: task.agent,
     ...(renewal === undefined ? {} : { renewal }),
     ...(boundTo === undefined ? {} : { bound_to: boundTo }),
-    ...(facts === undefined ? {} : { facts: { held: facts.held, lineage: facts.lineage, rates: [...facts.rates] } }),
+    ...(facts === undefined ? {} : { facts: recordedFacts(facts) }),
+    ...(above === undefined
+      ? {}
+      : {
+          above: above.map((hop) => ({
+            agent: hop.task.agent,
+            workload: hop.task.agentWorkload,
+            deadline: hop.task.deadline,
+            ...(hop.heartbeat ? { heartbeat: true as const } : {}),
+            ...(hop.facts === undefined ? {} : { facts: recordedFacts(hop.facts) }),
+          })),
+        }),
   };
+}
+
+function recordedFacts({ held, lineage, rates }: Facts): RecordedFacts {
+  return { held, lineage, rates: [...rates] };
+}
+
+function factsOf(recorded: RecordedFacts | undefined): Facts | undefined {
+  return recorded && { held: recorded.held, lineage: recorded.lineage, rates: new Map(recorded.rates) };
 }
 
 /** What policy sees of a task and what never changes in it. */
@@ -51,6 +93,8 @@ export interface DecisionDetail extends ToolAccess {
   /** What the request declared about this use. */
   arguments?: Arguments;
   asked?: Asked;
+  /** The task above whose agent's policy decided; absent: the task's own. */
+  decided_by?: string;
   /** Nobody asked: the broker judged an open lease under a new revision. */
   reevaluation?: true;
 }
@@ -60,13 +104,16 @@ export interface RecordedDecision {
   at: Instant;
   workload: string;
   task: TaskFacts;
+  /** The tasks above it, nearest first. */
+  above: readonly TaskFacts[];
   leaseId: string | undefined;
   detail: DecisionDetail;
 }
 
 /** Whether the record says what policy was asked. */
-export function canBeAskedAgain({ detail }: RecordedDecision): boolean {
-  return detail.asked !== undefined;
+export function canBeAskedAgain({ detail, task, above }: RecordedDecision): boolean {
+  if (detail.asked === undefined) return false;
+  return task.parentTaskId === undefined || detail.asked.above?.length === above.length;
 }
 
 /** Decides a record again, under any revision. Pure; the same revision gives what was recorded. */
@@ -75,9 +122,8 @@ export function decideAgain(
   record: RecordedDecision,
   considered?: (rule: ConsideredRule) => void,
 ): BoundedDecision {
-  const { detail, task } = record;
-  const access = { tool: detail.tool, tier: detail.tier };
-  return decide(revision, asTask(task, detail.asked!.deadline), access, contextOf(record), considered);
+  const { tool, tier } = record.detail;
+  return decide(revision, taskOf(record), { tool, tier }, contextOf(record), considered);
 }
 
 /**
@@ -88,31 +134,49 @@ export function foretellAgain(
   revision: PolicyRevision,
   record: RecordedDecision,
 ): PlannedDecision | 'open' | undefined {
-  const { detail, task } = record;
-  const { deadline, renewal, facts } = detail.asked!;
-  const access = { tool: detail.tool, tier: detail.tier };
-  const needs = revision.needs(task.agent, access, renewal !== undefined);
-  if (needs === undefined) return undefined;
-  const counted = new Set(facts?.rates.map(([key]) => key));
-  const lacks =
-    facts === undefined ||
-    (needs.held && facts.held === undefined) ||
-    needs.rates.some((need) => !counted.has(rateKey(need))) ||
-    (needs.lineage && task.parentTaskId !== undefined && facts.lineage === undefined);
-  if (!lacks) return undefined;
-  return renewal === undefined ? plan(revision, asTask(task, deadline), access, contextOf(record)) : 'open';
+  const { tool, tier, asked: what } = record.detail;
+  const access = { tool, tier };
+  const task = taskOf(record);
+  const { renewal, facts } = what!;
+  const context = contextOf(record);
+  const lacking = [{ task, facts: factsOf(facts) }, ...(context.above ?? [])].some((one) => {
+    const needs = revision.needs(one.task.agent, access, renewal !== undefined);
+    return needs !== undefined && lacks(one.task, needs, one.facts);
+  });
+  if (!lacking) return undefined;
+  return renewal === undefined ? plan(revision, task, access, context) : 'open';
 }
 
-function contextOf({ detail, at, workload }: RecordedDecision): DecisionContext {
-  const { renewal, facts, bound_to: boundTo } = detail.asked!;
+function lacks(task: Task, needs: FactNeeds, facts: Facts | undefined): boolean {
+  if (facts === undefined) return true;
+  return (
+    (needs.held && facts.held === undefined) ||
+    needs.rates.some((need) => !facts.rates.has(rateKey(need))) ||
+    (needs.lineage && task.parentTaskId !== undefined && facts.lineage === undefined)
+  );
+}
+
+function taskOf({ detail, task }: RecordedDecision): Task {
+  const { deadline, agent = task.agent } = detail.asked!;
+  return asTask({ ...task, agent }, deadline);
+}
+
+function contextOf({ detail, at, workload, above: tasks }: RecordedDecision): DecisionContext {
+  const { renewal, facts, above, bound_to: boundTo } = detail.asked!;
   return {
     workload,
     now: at,
     renewal,
     arguments: detail.arguments ?? {},
     boundTo,
-    facts: facts && { held: facts.held, lineage: facts.lineage, rates: new Map(facts.rates) },
+    facts: factsOf(facts),
+    ...(above === undefined ? {} : { above: above.map((hop, index) => aboveAgain(tasks[index]!, hop)) }),
   };
+}
+
+function aboveAgain(facts: TaskFacts, hop: AskedAbove): Above {
+  const task = { ...asTask({ ...facts, agent: hop.agent }, hop.deadline), agentWorkload: hop.workload };
+  return { task, facts: factsOf(hop.facts), heartbeat: hop.heartbeat ?? false };
 }
 
 /** What policy itself had said: what was allowed on an approval is what needed one, and break-glass sets a refusal aside. */

@@ -1,4 +1,12 @@
 import type { Arguments } from './arguments.ts';
+import {
+  lists,
+  narrow,
+  narrowForecast,
+  type Above,
+  type Narrowed,
+  type NarrowedForecast,
+} from './delegation/narrow.ts';
 import type { Facts } from './facts.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type {
@@ -16,14 +24,17 @@ import type {
 } from './policy.ts';
 import type { Instant, Millis } from './time.ts';
 
-/** A decision bounded by everything that policy does not know: what the task asked for, and how long it may last. */
+/**
+ * A decision bounded by everything that policy does not know: what the task asked for, how long it may last, and what the
+ * tasks above it have. `hop` is the one among those whose agent's policy decided; undefined: the task's own.
+ */
 export type BoundedDecision =
-  | ({ effect: 'allow'; rule: string; reason: string } & Granted)
+  | ({ effect: 'allow'; rule: string; reason: string; hop?: string } & Granted)
   /** `granted` is what an approval under these terms would allow. */
-  | { effect: 'needs_approval'; rule: string; reason: string; approval: ApprovalTerms; granted: Granted }
+  | { effect: 'needs_approval'; rule: string; reason: string; hop?: string; approval: ApprovalTerms; granted: Granted }
   /** `granted` is present when only policy says no: what two people could allow in an emergency (break-glass). */
-  | { effect: 'deny'; rule: string; reason: string; granted?: Granted }
-  | { effect: 'too_late'; rule: string; reason: string };
+  | { effect: 'deny'; rule: string; reason: string; hop?: string; granted?: Granted }
+  | { effect: 'too_late'; rule: string; reason: string; hop?: string };
 
 /** What can be said before the agent asks. */
 export type PlannedDecision =
@@ -33,6 +44,7 @@ export type PlannedDecision =
       effect: 'depends';
       rule: string;
       reason: string;
+      hop?: string;
       dependsOn: readonly string[];
       possible: readonly Effect[];
       granted: Granted;
@@ -55,6 +67,8 @@ export interface DecisionContext {
   facts?: Facts | undefined;
   /** What the credential will be bound to. */
   boundTo?: SenderConstraint | undefined;
+  /** The tasks above it, nearest first; undefined for a root. */
+  above?: readonly Above[] | undefined;
 }
 
 /** Decides one tool and tier for one task under one revision (invariants 1, 4, 8). Pure. */
@@ -67,13 +81,18 @@ export function decide(
 ): BoundedDecision {
   const subject = registered(revision, task, access);
   if ('effect' in subject) return subject;
-  const decision = revision.decide({ task, access, ...context }, considered);
+  const own = revision.decide({ task, access, ...context }, considered);
+  const { above } = context;
+  const decision: Narrowed =
+    above === undefined
+      ? own
+      : narrow(revision, own, subject.tier, task.agent, above, { ...context, access }, considered);
   const bounded = bound(decision, subject, task, access, context.now);
   const { senderConstraint } = decision.obligations ?? {};
   if (decision.effect === 'deny' || senderConstraint === undefined || senderConstraint === context.boundTo) {
     return bounded;
   }
-  return { effect: 'deny', rule: decision.rule, reason: unbound(decision.rule, senderConstraint) };
+  return { effect: 'deny', rule: decision.rule, reason: unbound(decision.rule, senderConstraint), ...hopOf(decision) };
 }
 
 /**
@@ -84,25 +103,20 @@ export function plan(
   revision: PolicyRevision,
   task: Task,
   access: ToolAccess,
-  context: Pick<DecisionContext, 'workload' | 'now' | 'facts' | 'arguments'>,
+  context: Pick<DecisionContext, 'workload' | 'now' | 'facts' | 'arguments' | 'above'>,
 ): PlannedDecision {
   const subject = registered(revision, task, access);
   if ('effect' in subject) return subject;
-  const { workload, now, facts } = context;
-  const decision = revision.forecast({
-    task,
-    access,
-    workload,
-    now,
-    facts,
-    arguments: context.arguments,
-    renewal: undefined,
-  });
+  const { workload, now, facts, above } = context;
+  const input = { access, workload, now, facts, arguments: context.arguments, renewal: undefined };
+  const own = revision.forecast({ ...input, task });
+  const decision: NarrowedForecast =
+    above === undefined ? own : narrowForecast(revision, own, subject.tier, task.agent, above, input);
   if (decision.effect !== 'depends') return bound(decision, subject, task, access, now);
   const { rule, reason, dependsOn, possible } = decision;
   const granted = grantedBy(decision, subject, task, now);
   if (granted.life < leastLife(subject.tier, task)) return tooLate(rule, granted.life, access);
-  return { effect: 'depends', rule, reason, dependsOn, possible, granted };
+  return { effect: 'depends', rule, reason, ...hopOf(decision), dependsOn, possible, granted };
 }
 
 interface Subject {
@@ -116,7 +130,7 @@ function registered(
   access: ToolAccess,
 ): Subject | (BoundedDecision & { effect: 'deny' }) {
   const name = `${access.tool}:${access.tier}`;
-  if (!task.tools.some((wanted) => wanted.tool === access.tool && wanted.tier === access.tier)) {
+  if (!lists(task, access)) {
     return { effect: 'deny', rule: '', reason: `the task did not ask for ${name} when it was opened` };
   }
   const tool = revision.tools.get(access.tool);
@@ -138,15 +152,22 @@ function grantedBy(
   return { life, tool, tier, obligations: decision.obligations ?? {} };
 }
 
-function bound(decision: Decision, subject: Subject, task: Task, access: ToolAccess, now: Instant): BoundedDecision {
+function bound(decision: Narrowed, subject: Subject, task: Task, access: ToolAccess, now: Instant): BoundedDecision {
   const { effect, rule, reason } = decision;
   const granted = grantedBy(decision, subject, task, now);
   const roomFor = granted.life >= leastLife(subject.tier, task);
-  if (effect === 'deny') return { effect, rule, reason, ...(roomFor ? { granted } : {}) };
+  const hop = hopOf(decision);
+  if (effect === 'deny') {
+    return { effect, rule, reason, ...hop, ...(roomFor && decision.outright !== true ? { granted } : {}) };
+  }
   if (!roomFor) return tooLate(rule, granted.life, access);
-  if (effect === 'allow') return { effect, rule, reason, ...granted };
-  if (decision.approval === undefined) return { effect: 'deny', rule, reason };
-  return { effect, rule, reason, approval: decision.approval, granted };
+  if (effect === 'allow') return { effect, rule, reason, ...hop, ...granted };
+  if (decision.approval === undefined) return { effect: 'deny', rule, reason, ...hop };
+  return { effect, rule, reason, ...hop, approval: decision.approval, granted };
+}
+
+function hopOf({ hop }: { hop?: string }): { hop?: string } {
+  return hop === undefined ? {} : { hop };
 }
 
 function tooLate(rule: string, life: Millis, { tool, tier }: ToolAccess): BoundedDecision {

@@ -45,6 +45,7 @@ const codes = {
   CALL_NOT_FOUND: 'not_found',
   CALL_ENDED: 'failed_precondition',
   CALL_LIMIT: 'resource_exhausted',
+  DELEGATION_REFUSED: 'permission_denied',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

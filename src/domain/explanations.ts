@@ -12,6 +12,7 @@ import {
   type TaskFacts,
 } from './decision-record.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
+import { loadFacts, needsOf, tasksAbove } from './delegation/chain.ts';
 import type { DecisionFacts } from './facts.ts';
 import { isId } from './ids.ts';
 import type { Task, ToolAccess } from './model.ts';
@@ -110,7 +111,7 @@ export function createExplanations(options: ExplanationsOptions) {
       }
       const [task] = raw === undefined ? [] : await decisions.tasks(caller.tenant, [raw.taskId]);
       if (raw === undefined || task === undefined || !canSee(caller, task)) throw decisionNotFound(id);
-      const record = recordOf(raw, task);
+      const record = recordOf(raw, task, await above(task));
       const { detail } = record;
       const explanation: Explanation = {
         decisionId: raw.decisionId,
@@ -149,14 +150,15 @@ export function createExplanations(options: ExplanationsOptions) {
       const facts: TaskFacts = task === undefined ? imagined(request, at) : taskFacts(task);
       const { tool, tier } = request.access;
       checkArguments(`${tool}:${tier}`, revision.tools.get(tool)?.tiers[tier]?.arguments ?? {}, request.arguments);
-      const needs = revision.needs(facts.agent, request.access, request.renewals !== undefined);
+      const over = task === undefined || task.parentTaskId === undefined ? undefined : await above(task);
+      const needs = needsOf(revision, facts, over, request.access, request.renewals !== undefined);
       // A task that is only imagined holds nothing; what others hold is counted.
       const asking = { ...facts, tenant: caller.tenant };
-      const known = needs === undefined ? undefined : await options.facts.load(asking, request.access, needs, at);
       const record: RecordedDecision = {
         at,
         workload: request.workload === '' ? (task?.agentWorkload ?? '') : request.workload,
         task: facts,
+        above: over ?? [],
         leaseId: undefined,
         detail: {
           decision_id: '',
@@ -167,9 +169,9 @@ export function createExplanations(options: ExplanationsOptions) {
           reason: '',
           policy_revision: revision.digest,
           asked: asked(
-            { deadline: task?.deadline ?? at + 3_600_000 },
+            { deadline: task?.deadline ?? at + 3_600_000, agent: facts.agent },
             {
-              facts: known,
+              ...(await loadFacts(options.facts, asking, over, request.access, needs, at)),
               boundTo: request.boundTo,
               renewal:
                 request.renewals === undefined
@@ -202,16 +204,22 @@ export function createExplanations(options: ExplanationsOptions) {
       const within: DecisionBounds = { ...bounds, tenant: caller.tenant };
       let total = await decisions.count(within);
       const sent = new Map<string, boolean>();
+      const upSent = new Set<string>();
       let after: string | undefined;
       while (!signal.aborted) {
         const page = await decisions.page(within, after, pageSize);
         if (page.length === 0 && after !== undefined) return;
-        if (sent.size > remembered) sent.clear();
+        if (sent.size + upSent.size > remembered) {
+          sent.clear();
+          upSent.clear();
+        }
         const missing = [...new Set(page.map(({ taskId }) => taskId))].filter((id) => !sent.has(id));
         const tasks = await decisions.tasks(caller.tenant, missing);
         for (const task of tasks) sent.set(task.taskId, bounds.agent === undefined || task.agent === bounds.agent);
+        const wanted = tasks.filter(({ taskId }) => sent.get(taskId));
         yield {
-          tasks: tasks.filter(({ taskId }) => sent.get(taskId)),
+          // Those above as well: whoever decides again needs them.
+          tasks: [...(await unsentAbove(caller.tenant, wanted, sent, upSent)), ...wanted],
           decisions: page.filter(({ taskId }) => sent.get(taskId)),
           total,
         };
@@ -221,13 +229,38 @@ export function createExplanations(options: ExplanationsOptions) {
       }
     },
   };
+
+  async function above(task: Task): Promise<Task[]> {
+    return await tasksAbove(async (tenant, taskId) => (await decisions.tasks(tenant, [taskId]))[0], task);
+  }
+
+  /** Tasks above these that the reader has not been sent, level by level. */
+  async function unsentAbove(
+    tenant: string,
+    tasks: readonly Task[],
+    sent: ReadonlyMap<string, boolean>,
+    upSent: Set<string>,
+  ): Promise<Task[]> {
+    const found: Task[] = [];
+    const here = new Set(tasks.map(({ taskId }) => taskId));
+    let level = tasks;
+    while (level.length > 0) {
+      const parents = [...new Set(level.flatMap(({ parentTaskId }) => parentTaskId ?? []))];
+      const missing = parents.filter((id) => sent.get(id) !== true && !upSent.has(id) && !here.has(id));
+      level = missing.length === 0 ? [] : await decisions.tasks(tenant, missing);
+      for (const task of level) upSent.add(task.taskId);
+      found.push(...level);
+    }
+    return found;
+  }
 }
 
-export function recordOf(raw: RawDecision, task: TaskFacts): RecordedDecision {
+export function recordOf(raw: RawDecision, task: TaskFacts, above: readonly TaskFacts[]): RecordedDecision {
   return {
     at: raw.at,
     workload: raw.workload,
     task,
+    above,
     leaseId: raw.leaseId,
     detail: JSON.parse(raw.detail) as RecordedDecision['detail'],
   };
@@ -242,8 +275,16 @@ function explain(revision: PolicyRevision, record: RecordedDecision) {
   return {
     decision,
     full: {
-      rules: rules.map((rule) => ({ ...rule, decided: rule.rule === decision.rule })),
-      input: { task: record.task, workload: record.workload, access: { tool, tier }, at: record.at, ...args, ...what },
+      rules: rules.map((rule) => ({ ...rule, decided: rule.rule === decision.rule && rule.taskId === decision.hop })),
+      input: {
+        task: record.task,
+        ...(record.above.length === 0 ? {} : { above: record.above }),
+        workload: record.workload,
+        access: { tool, tier },
+        at: record.at,
+        ...args,
+        ...what,
+      },
       obligations,
     },
   };

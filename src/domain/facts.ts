@@ -37,7 +37,7 @@ export interface Facts {
 }
 
 /** Credentials that a decision does not count: the one that it is about, or the line that it would renew. */
-export type Uncounted = { leaseId: string } | { lineStartedAt: Instant };
+export type Uncounted = { leaseId: string } | { lineStartedAt: Instant; taskId: string };
 
 /**
  * What storage knows. Asked only for decisions that have a rule which needs it, so that all others cost no query.

@@ -170,6 +170,8 @@ export function createHandOut(options: HandOutOptions) {
       }
       const task = await options.refreshTask(lease.tenant, lease.taskId);
       if (task?.state !== 'open' || task.epoch === epoch || task.deadline < lease.expiresAt) return false;
+      // Handed over to somebody else: what was made for the one before is thrown away.
+      if (task.agent !== lease.agent || task.agentWorkload !== lease.workload) return false;
       epoch = task.epoch;
     }
     return false;

@@ -2,13 +2,18 @@ import type { Instant, RandomBytes } from './time.ts';
 
 export type IdPrefix = 'tsk' | 'lse' | 'apr' | 'msg' | 'rep' | 'dec' | 'cal';
 
-/** Makes `<prefix>_<uuidv7 hex>` (RFC 9562 §5.7): sortable by time, so that new rows land at the end of the index. */
-export type NewId = (prefix: IdPrefix) => string;
+/**
+ * Makes `<prefix>_<uuidv7 hex>` (RFC 9562 §5.7): sortable by time, so that new rows land at the end of the index. With
+ * `after` it is above that one, whatever the clocks of the two that make them: a child sorts behind its parent, and what
+ * locks a tree in the order of ids locks it from the top.
+ */
+export type NewId = (prefix: IdPrefix, after?: string) => string;
 
 export function idFactory(now: () => Instant, random: RandomBytes, mark?: InstallationMark): NewId {
-  return (prefix) => {
+  return (prefix, after) => {
     const bytes = Buffer.from(random(16));
-    bytes.writeUIntBE(now(), 0, 6);
+    const least = after === undefined ? 0 : Number.parseInt(after.slice(prefix.length + 1, prefix.length + 13), 16) + 1;
+    bytes.writeUIntBE(Math.max(now(), least), 0, 6);
     bytes[6] = 0x70 | (bytes[6]! & 0x0f);
     bytes[8] = 0x80 | (bytes[8]! & 0x3f);
     const hex = bytes.toString('hex');

@@ -32,7 +32,7 @@ export function refusalEvents(
   task: Task,
   access: ToolAccess,
   now: Instant,
-  decision: { effect: string; rule: string; reason: string; record?: Recorded },
+  decision: { effect: string; rule: string; reason: string; hop?: string; record?: Recorded },
   line: Line,
   revision: PolicyRevision,
 ): AuditEvent[] {
@@ -45,7 +45,15 @@ export function refusalEvents(
 
 export function decisionDetail(
   access: ToolAccess,
-  decision: { effect: string; rule: string; reason: string; life?: Millis; on?: Approval; record?: Recorded },
+  decision: {
+    effect: string;
+    rule: string;
+    reason: string;
+    hop?: string;
+    life?: Millis;
+    on?: Approval;
+    record?: Recorded;
+  },
   revision: PolicyRevision,
   line: Line,
 ): Record<string, unknown> {
@@ -58,6 +66,7 @@ export function decisionDetail(
     rule: decision.rule,
     reason: decision.reason,
     policy_revision: revision.digest,
+    ...(decision.hop === undefined ? {} : { decided_by: decision.hop }),
     ...(decision.life === undefined ? {} : { ttl_ms: decision.life }),
     ...(line.arguments.digest === noArguments.digest
       ? {}

@@ -26,8 +26,11 @@ export function refusal(
   access: ToolAccess,
   line: Line,
 ): BrokerError {
-  const { rule, record } = decision;
-  const named = record === undefined ? {} : { decision: record.decisionId };
+  const { rule, record, hop } = decision;
+  const named = {
+    ...(record === undefined ? {} : { decision: record.decisionId }),
+    ...(hop === undefined ? {} : { decided_by: hop }),
+  };
   const metadata = { tool: access.tool, tier: access.tier, rule, ...named };
   const name = `${access.tool}:${access.tier}`;
   if (line.renewedFrom !== undefined) {

@@ -6,8 +6,9 @@ import { auditEvent } from './audit.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
+import { loadFacts, needsOf, tasksAbove, type ChainNeeds } from './delegation/chain.ts';
 import { BrokerError } from './errors.ts';
-import type { DecisionFacts, FactNeeds, Uncounted } from './facts.ts';
+import type { DecisionFacts, Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { createHandOut, pendingMargin, type Issued, type PreparedGrant } from './hand-out.ts';
 import { createInTurn } from './in-turn.ts';
@@ -65,6 +66,14 @@ export interface Issuer {
   renew(caller: Caller, leaseId: string, requestId: string): Promise<Issued>;
 }
 
+/** A task in its tree. */
+interface Place {
+  task: Task;
+  /** Nearest first; undefined for a root. */
+  above: readonly Task[] | undefined;
+}
+
+const nothingCounted = { facts: undefined, above: undefined } as const;
 /** For a credential that needs no target, but is decided on what storage counts. */
 const signingTimeout: Millis = 5_000;
 /** The task changed while we decided: decide again, but not for ever. */
@@ -134,20 +143,22 @@ export function createIssuer(options: IssuerOptions): Issuer {
       }
       const revision = policy.current();
       await checkDeclared(caller, task, access, now, line, revision);
-      const needs = revision.needs(task.agent, access, line.renewedFrom !== undefined);
-      const current = task;
+      const above = task.parentTaskId === undefined ? undefined : await openAbove(task, now);
+      const needs = needsOf(revision, task, above, access, line.renewedFrom !== undefined);
+      const place = { task, above };
       const issued =
         needs === undefined
-          ? await attempt(caller, current, access, line, revision, now, undefined)
-          : await inTurn(turnsOf(needs, current, access), () =>
-              attempt(caller, current, access, line, revision, now, needs),
+          ? await attempt(caller, place, access, line, revision, now, undefined)
+          : await inTurn(turnsOf(needs, place, access), () =>
+              attempt(caller, place, access, line, revision, now, needs),
             );
       if (issued !== undefined) return issued;
 
       const replayed = await replay(caller, task, access, line);
       if (replayed !== undefined) return replayed;
       const fresh = await cache.refresh(task.tenant, task.taskId);
-      if (fresh === undefined) throw taskNotFound(task.taskId);
+      // It may have been handed over to somebody else meanwhile.
+      if (fresh === undefined || !actsAsAgent(caller, fresh)) throw taskNotFound(task.taskId);
       task = fresh;
       if (line.renewedFrom !== undefined && task.state === 'open') {
         const current = await leases.get(task.tenant, line.renewedFrom.leaseId);
@@ -160,19 +171,31 @@ export function createIssuer(options: IssuerOptions): Issuer {
     );
   }
 
+  /** From the cache: whatever ends a task ends those below it, whose own rows the write asks. */
+  async function openAbove(task: Task, now: Instant): Promise<readonly Task[]> {
+    const above = await tasksAbove(cache.get, task);
+    for (const [index, one] of above.entries()) {
+      if (one.state !== 'open') throw taskClosed(one);
+      // A heartbeat wakes nobody.
+      if ((one.heartbeatDue ?? Infinity) <= now) above[index] = (await cache.refresh(one.tenant, one.taskId)) ?? one;
+    }
+    return above;
+  }
+
   /** Undefined: the write was refused. */
   async function attempt(
     caller: Caller,
-    task: Task,
+    { task, above }: Place,
     access: ToolAccess,
     line: Line,
     revision: PolicyRevision,
     now: Instant,
-    needs: FactNeeds | undefined,
+    needs: ChainNeeds | undefined,
   ): Promise<Issued | undefined> {
     const { renewedFrom } = line;
     // A line that goes on is no further credential.
-    const ownLine = renewedFrom === undefined ? undefined : { lineStartedAt: renewedFrom.lineStartedAt };
+    const ownLine =
+      renewedFrom === undefined ? undefined : { lineStartedAt: renewedFrom.lineStartedAt, taskId: task.taskId };
     let sinceApproval: RenewalContext['sinceApproval'];
     const decideNow = async (except: Uncounted | undefined = ownLine) => {
       const context: DecisionContext = {
@@ -180,7 +203,9 @@ export function createIssuer(options: IssuerOptions): Issuer {
         now,
         renewal: renewedFrom === undefined ? undefined : { ...renewalContext(renewedFrom, task, now), sinceApproval },
         arguments: line.arguments.values,
-        facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now, except),
+        ...(needs === undefined && above === undefined
+          ? nothingCounted
+          : await loadFacts(options.facts, task, above, access, needs, now, except)),
       };
       const record: Recorded = { decisionId: options.newId('dec'), asked: asked(task, context) };
       return { ...decide(revision, task, access, context), record };
@@ -208,7 +233,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       throw new BrokerError('PROVIDER_UNAVAILABLE', `this broker has no provider ${decision.tier.provider}`);
     }
     const counted = needs !== undefined;
-    const grant = newGrant(caller, task, access, decision, revision, line, now, provider, counted);
+    const grant = newGrant(caller, { task, above }, access, decision, revision, line, now, provider, counted);
     if (provider.selfContained && !counted) return await issueSelfContained(provider, grant);
     return await issueInTwoSteps(provider, grant, async () => {
       // Two people have set policy aside: its counts as well.
@@ -279,10 +304,11 @@ export function createIssuer(options: IssuerOptions): Issuer {
     }
     const { approval } = passage;
     if ('granted' in passage) {
-      const { rule, record } = decision;
+      const { rule, record, hop } = decision;
+      const which = hop === undefined ? {} : { hop };
       const reason =
         approval.kind === 'break_glass' ? `break-glass ${approval.approvalId}` : `approval ${approval.approvalId}`;
-      return { effect: 'allow', rule, reason, ...passage.granted, on: approval, record };
+      return { effect: 'allow', rule, reason, ...which, ...passage.granted, on: approval, record };
     }
     const { error } = passage;
     if (passage.recorded) emitDenied(task, access, decision);
@@ -292,7 +318,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
 
   function newGrant(
     caller: Caller,
-    task: Task,
+    { task, above }: Place,
     access: ToolAccess,
     decision: Allowed,
     revision: PolicyRevision,
@@ -354,7 +380,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       write.approval = { approvalId: approval.approvalId, argumentsDigest: line.arguments.digest };
       write.events.push({ ...approvalEvent(approval, 'approval.used', caller.workload, now), leaseId });
     }
-    return { lease, task, tool: decision.tool, tier: decision.tier, write };
+    return { lease, task, above, tool: decision.tool, tier: decision.tier, write };
   }
 
   /** The same request_id again: an equivalent credential for the same lease (invariant 4). */
@@ -379,7 +405,8 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const tier = tool?.tiers[lease.tier];
     const provider = options.providers.get(lease.provider);
     if (tool === undefined || tier === undefined || provider === undefined) throw leaseEnded(lease);
-    const grant: Grant = { lease, task: current, tool, tier };
+    const above = current.parentTaskId === undefined ? undefined : await openAbove(current, now);
+    const grant: Grant = { lease, task: current, above, tool, tier };
     const detail = { request_id: line.requestId };
     const event = auditEvent(task, 'lease.reissued', caller.workload, now, detail, lease.leaseId);
     if (!provider.selfContained && provider.reissue === 'anew') {
@@ -402,7 +429,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     task: Task,
     access: ToolAccess,
     now: Instant,
-    decision: { effect: string; rule: string; reason: string; record?: Recorded },
+    decision: { effect: string; rule: string; reason: string; hop?: string; record?: Recorded },
     line: Line,
     revision = policy.current(),
   ): Promise<void> {

@@ -1,4 +1,5 @@
 import { noArguments, type DeclaredArguments } from './arguments.ts';
+import type { ChainNeeds } from './delegation/chain.ts';
 import type { FactNeeds } from './facts.ts';
 import type { Lease, LeaseTerms, Task, ToolAccess } from './model.ts';
 import type { Obligations, RenewalContext } from './policy.ts';
@@ -36,11 +37,19 @@ export function renewalContext(lease: Lease, task: Task, now: Instant): RenewalC
 }
 
 /** Whose counts a decision looks at. */
-export function turnsOf(needs: FactNeeds, task: Pick<Task, 'rootTaskId' | 'agent'>, access: ToolAccess): string[] {
-  const scopes = new Set(needs.rates.map(({ scope }) => scope));
-  return [
-    ...(needs.held || scopes.has('task') ? [`task ${task.rootTaskId}`] : []),
-    ...(scopes.has('agent') ? [`agent ${task.agent}`] : []),
-    ...(scopes.has('tool') ? [`tool ${access.tool}`] : []),
-  ];
+export function turnsOf(
+  needs: ChainNeeds,
+  { task, above }: { task: Task; above: readonly Task[] | undefined },
+  access: ToolAccess,
+): string[] {
+  const turns = (of: FactNeeds | undefined, agent: string) => {
+    const scopes = new Set(of?.rates.map(({ scope }) => scope));
+    return [
+      ...(of?.held === true || scopes.has('task') ? [`task ${task.rootTaskId}`] : []),
+      ...(scopes.has('agent') ? [`agent ${agent}`] : []),
+      ...(scopes.has('tool') ? [`tool ${access.tool}`] : []),
+    ];
+  };
+  const theirs = (above ?? []).flatMap((one, index) => turns(needs.above[index], one.agent));
+  return [...turns(needs.own, task.agent), ...theirs];
 }

@@ -40,6 +40,18 @@ export interface Agent {
   labels: Readonly<Record<string, string>>;
   /** Exact workloads, or patterns with a trailing `/*` that covers one or more path segments. */
   workloads: readonly string[];
+  /** To whom its tasks may hand work on; undefined: to nobody. */
+  delegation?: Delegation | undefined;
+}
+
+/** What an agent's tasks may open below themselves. */
+export interface Delegation {
+  /** Names of agents. */
+  to: readonly string[];
+  /** Levels of tasks below one of its tasks. */
+  maxDepth: number;
+  /** Open tasks directly below one of its tasks. */
+  maxOpenChildren: number;
 }
 
 export interface RenewalContext {
@@ -106,6 +118,8 @@ export interface Obligations {
 /** How one rule that is about this request came out; for those who explain a decision. */
 export interface ConsideredRule {
   rule: string;
+  /** The task above whose agent it was asked for; undefined: the task itself. */
+  taskId?: string;
   effect: 'allow' | 'deny' | 'require_approval';
   /** Whether its condition held; a text says why that could not be told. */
   held: boolean | { failed: string };

@@ -34,6 +34,8 @@ export type Remaining = { deadBy: Instant } | { lookAgainAt: Instant; because: s
 export interface Grant {
   lease: Lease;
   task: Task;
+  /** The tasks above it, nearest first; undefined for a root. */
+  above?: readonly Task[] | undefined;
   tool: Tool;
   tier: ToolTier;
 }

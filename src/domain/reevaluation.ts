@@ -1,6 +1,7 @@
 import type { AuditEvent } from './audit.ts';
 import { decide, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
+import { loadFacts, needsOf } from './delegation/chain.ts';
 import type { DecisionFacts } from './facts.ts';
 import { auditEvent } from './audit.ts';
 import type { NewId } from './ids.ts';
@@ -15,6 +16,8 @@ import type { Clock, Instant, Millis } from './time.ts';
 export interface OpenLease {
   lease: Lease;
   task: Task;
+  /** The tasks above it, nearest first; undefined for a root. */
+  above: readonly Task[] | undefined;
   /** Whether people approved this tool and tier for this task. */
   approved: boolean;
 }
@@ -101,18 +104,18 @@ export function createReevaluator(options: ReevaluatorOptions) {
   /** Decided as if it were asked for now: limits on renewals are for the renewal to meet. */
   async function ending(
     revision: PolicyRevision,
-    { lease, task, approved }: OpenLease,
+    { lease, task, above, approved }: OpenLease,
     now: Instant,
   ): Promise<Ending | undefined> {
-    const needs = revision.needs(task.agent, lease, false);
-    const { lineStartedAt } = lease;
+    const needs = needsOf(revision, task, above, lease, false);
+    const { lineStartedAt, taskId } = lease;
     const { values } = argumentsOf(lease);
     const context: DecisionContext = {
       workload: lease.workload,
       now,
       renewal: undefined,
       arguments: values,
-      facts: needs === undefined ? undefined : await options.facts.load(task, lease, needs, now, { lineStartedAt }),
+      ...(await loadFacts(options.facts, task, above, lease, needs, now, { lineStartedAt, taskId })),
     };
     const decision = decide(revision, task, lease, context);
     if (decision.effect === 'allow' || decision.effect === 'too_late') return undefined;
@@ -125,6 +128,7 @@ export function createReevaluator(options: ReevaluatorOptions) {
       rule: decision.rule,
       reason: decision.reason,
       policy_revision: revision.digest,
+      ...(decision.hop === undefined ? {} : { decided_by: decision.hop }),
       reevaluation: true,
       ...(Object.keys(values).length === 0 ? {} : { arguments: values }),
       asked: asked(task, context),

@@ -63,10 +63,12 @@ export function createSettler(options: SettlerOptions) {
       if (claimed.length > 0) options.reached('settle.claimed');
       await patiently([...byTarget(claimed)].map(([target, leases]) => settleAt(target, leases)));
       const completed = await store.completeTasks(clock.now(), batch);
-      for (const task of completed) options.emit('task.closed', task);
+      for (const { tenant, taskId, state } of completed) options.emit('task.closed', { tenant, taskId, state });
       const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
-      for (const task of degraded) options.emit('settle.degraded', task);
-      return done === batch || claimed.length === options.concurrency;
+      for (const { tenant, taskId } of degraded) options.emit('settle.degraded', { tenant, taskId });
+      // A tree is settled from below, level by level.
+      const climbing = completed.length === batch || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
+      return done === batch || claimed.length === options.concurrency || climbing;
     },
 
     /** One lease that the caller has claimed already. */

@@ -1,4 +1,5 @@
 import type { AuditEvent, RecordedAuditEvent } from './audit.ts';
+import type { ChildRefusal } from './delegation/child.ts';
 import type { CloseCause, Lease, LeaseOutcome, LeaseState, LeaseSummary, Task, TaskState } from './model.ts';
 import type { Instant, Millis } from './time.ts';
 
@@ -22,6 +23,12 @@ export type NewTask = Omit<
   requestDigest: string;
 };
 
+export interface InsertedTask {
+  task: Task;
+  inserted: boolean;
+  requestDigest: string;
+}
+
 export interface TaskFilter {
   tenant: string;
   /** Only tasks that this workload opened. */
@@ -37,7 +44,17 @@ export interface TaskFilter {
 
 export interface TaskStore {
   /** A task that the same opener made with the same request_id is returned instead, with its digest. */
-  insert(task: NewTask, events: AuditEvent[]): Promise<{ task: Task; inserted: boolean; requestDigest: string }>;
+  insert(task: NewTask, events: AuditEvent[]): Promise<InsertedTask>;
+  /**
+   * The same for a task below others (`above`, nearest first), under locks that a close of any of those waits for: it is
+   * written before the close, which then closes it too, or not at all.
+   */
+  insertBelow(
+    task: NewTask,
+    events: AuditEvent[],
+    above: readonly Pick<Task, 'taskId'>[],
+    limits: { openChildren: number; openInTree: number },
+  ): Promise<InsertedTask | { refused: ChildRefusal }>;
   /** What this opener made with that request_id. */
   byRequest(
     tenant: string,
@@ -48,8 +65,16 @@ export interface TaskStore {
   list(filter: TaskFilter): Promise<Page<Task>>;
   /** Pins the agent's workload when none is pinned yet; returns the task as it stands afterwards. */
   pinAgent(task: Task, workload: string, event: AuditEvent): Promise<Task | undefined>;
-  /** Undefined when the task is not open. Increases the epoch. */
-  extend(task: Task, deadline: Instant, event: AuditEvent): Promise<Task | undefined>;
+  /**
+   * Undefined when the task is not open. Increases the epoch. Tasks below it that would last longer end then as well;
+   * `ofChild` makes their events. `beyond` is the parent's deadline, when that is earlier: nothing was changed then.
+   */
+  extend(
+    task: Task,
+    deadline: Instant,
+    event: AuditEvent,
+    ofChild: (taskId: string, from: Instant) => AuditEvent,
+  ): Promise<Task | { beyond: Instant } | undefined>;
   /** Undefined when the task is not open. */
   heartbeat(task: Task, due: Instant): Promise<Task | undefined>;
   /**
@@ -127,7 +152,7 @@ export interface Settled {
   deadBy: Instant | undefined;
 }
 
-export type FinishedTask = Pick<Task, 'tenant' | 'taskId' | 'state'>;
+export type FinishedTask = Pick<Task, 'tenant' | 'taskId' | 'state' | 'parentTaskId'>;
 
 export interface SettlementStore {
   /**

@@ -1,35 +1,17 @@
 import { canSee, opened, taskClosed, taskNotFound } from './access.ts';
 import type { Caller } from './caller.ts';
-import { plan as planned, type PlannedDecision } from './decision.ts';
-import { BrokerError, fieldInvalid } from './errors.ts';
-import { nothingYet, type DecisionFacts, type Facts } from './facts.ts';
+import { tasksAbove } from './delegation/chain.ts';
+import { fieldInvalid } from './errors.ts';
+import type { DecisionFacts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { auditEvent } from './audit.ts';
 import type { TaskCache } from './issue.ts';
-import type { CloseCause, Lease, LeaseSummary, Task, TaskState, ToolAccess } from './model.ts';
-import type { PolicyRevision, PolicySource } from './policy.ts';
+import type { CloseCause, Lease, LeaseSummary, Task, TaskState } from './model.ts';
+import { createOpening, tooLong } from './opening.ts';
+import type { PolicySource } from './policy.ts';
 import type { LeaseStore, Page, TaskStore, Wake } from './store.ts';
 import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
-
-export interface OpenRequest {
-  requestId: string;
-  /** Digest of the request's content, for telling a retry from a mistake. */
-  requestDigest: string;
-  intent: string;
-  agent: string;
-  agentWorkload: string | undefined;
-  tools: readonly ToolAccess[];
-  context: Readonly<Record<string, string>>;
-  deadline: Instant | undefined;
-  ttl: Millis | undefined;
-  heartbeatInterval: Millis | undefined;
-}
-
-export interface PlannedAccess {
-  access: ToolAccess;
-  decision: PlannedDecision;
-}
 
 export interface TaskView {
   task: Task;
@@ -65,55 +47,10 @@ const watchPoll: Millis = 1_000;
 const viewLimit = 1_000;
 
 export function createTasks(options: TasksOptions) {
-  const { clock, tasks, leases, cache, policy, emit } = options;
+  const { clock, tasks, leases, cache, emit } = options;
 
   return {
-    open: async (caller: Caller, request: OpenRequest) => {
-      options.admit();
-      const now = clock.now();
-      const revision = policy.current();
-      let task: ReturnType<typeof newTask>;
-      try {
-        task = newTask(caller, request, now, revision);
-      } catch (error) {
-        // What made sense when it was first sent may not now (its deadline passed, a tool was taken out): a retry still
-        // gets its task.
-        const earlier = await tasks.byRequest(caller.tenant, caller.workload, request.requestId);
-        if (earlier?.requestDigest !== request.requestDigest) throw error;
-        return { task: earlier.task, plan: await planAsOf(revision, earlier.task, now), revision: revision.digest };
-      }
-      const plan = planOf(revision, task, now, () => (task.parentTaskId === undefined ? nothingYet : undefined));
-      const event = auditEvent(task, 'task.opened', caller.workload, now, {
-        intent: task.intent,
-        agent: task.agent,
-        agent_workload: task.agentWorkload,
-        context: task.context,
-        deadline: new Date(task.deadline).toISOString(),
-        policy_revision: revision.digest,
-        plan: plan.map(({ access, decision }) => ({
-          ...access,
-          effect: decision.effect,
-          rule: decision.rule,
-          reason: decision.reason,
-          ...(decision.effect === 'depends' ? { depends_on: decision.dependsOn } : {}),
-        })),
-      });
-      const { requestId, requestDigest } = request;
-      const result = await tasks.insert({ ...task, requestId, requestDigest }, [event]);
-      if (result.requestDigest !== requestDigest) {
-        throw new BrokerError('REQUEST_ID_REUSED', 'this request_id opened another task: send a new one');
-      }
-      if (result.inserted) {
-        const { tenant, taskId, agent, opener, tools } = task;
-        emit('task.opened', { tenant, taskId, agent, opener, tools: tools.length });
-      }
-      // A retry gets the task as it is now, and a plan as of now.
-      return {
-        task: result.task,
-        plan: result.inserted ? plan : await planAsOf(revision, result.task, now),
-        revision: revision.digest,
-      };
-    },
+    open: createOpening(options),
 
     get: async (caller: Caller, taskId: string): Promise<TaskView> => await view(await visible(caller, taskId)),
 
@@ -143,8 +80,22 @@ export function createTasks(options: TasksOptions) {
         ...(justification === '' ? {} : { justification }),
       });
       if (task.state === 'open' && task.deadline === deadline) return task;
-      const changed = task.state === 'open' ? await tasks.extend(task, deadline, event) : undefined;
+      // Those below that would last longer end then as well.
+      const ofChild = (child: string, from: Instant) =>
+        auditEvent({ ...task, taskId: child }, 'task.extended', caller.workload, now, {
+          from: new Date(from).toISOString(),
+          to: new Date(deadline).toISOString(),
+          because: taskId,
+        });
+      const changed = task.state === 'open' ? await tasks.extend(task, deadline, event, ofChild) : undefined;
       if (changed === undefined) throw taskClosed((await tasks.get(task.tenant, taskId)) ?? task);
+      if ('beyond' in changed) {
+        const latest = new Date(changed.beyond).toISOString();
+        throw fieldInvalid(
+          'deadline',
+          `is later than the parent's deadline, ${latest}: a child never outlives its parent; move the parent's first`,
+        );
+      }
       emit('task.extended', { tenant: task.tenant, taskId, deadline });
       return changed;
     },
@@ -167,7 +118,7 @@ export function createTasks(options: TasksOptions) {
       wait: { until: Instant; signal: AbortSignal } | undefined,
     ): Promise<TaskView> => {
       const task = await tasks.get(caller.tenant, taskId);
-      if (task === undefined || !(opened(caller, task) || caller.roles.has('operator'))) throw taskNotFound(taskId);
+      if (task === undefined || !(await mayClose(caller, task))) throw taskNotFound(taskId);
       const closed = await closeNow(task, 'requested', caller.workload, justification);
       if (wait === undefined) return await view(closed);
       return await whenSettled(closed, wait);
@@ -200,100 +151,21 @@ export function createTasks(options: TasksOptions) {
     visible,
   };
 
-  function newTask(
-    caller: Caller,
-    request: OpenRequest,
-    now: Instant,
-    revision: PolicyRevision,
-  ): Parameters<TaskStore['insert']>[0] & Task {
-    const agent = revision.agents.get(request.agent);
-    if (agent === undefined) {
-      throw new BrokerError('NAME_UNKNOWN', `agent: no agent ${request.agent} is registered; see the Agent documents`, {
-        violations: [{ field: 'agent', description: 'not registered' }],
-      });
-    }
-    for (const [index, access] of request.tools.entries()) {
-      if (revision.tools.get(access.tool)?.tiers[access.tier] === undefined) {
-        const field = `tools[${index}]`;
-        throw new BrokerError(
-          'NAME_UNKNOWN',
-          `${field}: ${access.tool}:${access.tier} is not registered; see \`leasehold tool list\``,
-          {
-            violations: [{ field, description: 'not registered' }],
-          },
-        );
-      }
-    }
-    if (request.agentWorkload !== undefined && !revision.agentsOf(request.agentWorkload).has(request.agent)) {
-      throw fieldInvalid('agent_workload', `is not a workload of agent ${request.agent}`);
-    }
-    const deadline = request.deadline ?? now + (request.ttl ?? options.defaultTtl);
-    const field = request.deadline === undefined ? 'ttl' : 'deadline';
-    if (deadline < now + 1_000) throw fieldInvalid(field, 'leaves the task less than one second');
-    if (deadline > now + options.maxTtl) throw tooLong(field, now + options.maxTtl);
-    const taskId = options.newId('tsk');
-    return {
-      tenant: caller.tenant,
-      taskId,
-      rootTaskId: taskId,
-      parentTaskId: undefined,
-      requestId: request.requestId,
-      requestDigest: request.requestDigest,
-      intent: request.intent,
-      agent: request.agent,
-      opener: caller.workload,
-      agentWorkload: request.agentWorkload,
-      tools: request.tools,
-      context: request.context,
-      state: 'open',
-      closeCause: undefined,
-      openedAt: now,
-      deadline,
-      closedAt: undefined,
-      settledAt: undefined,
-      heartbeatInterval: request.heartbeatInterval,
-      heartbeatDue: undefined,
-      epoch: 1,
-      statusIndex: 0,
-    };
-  }
-
-  /** `factsOf`: what storage knows already; undefined where that has to be left open. */
-  function planOf(
-    revision: PolicyRevision,
-    task: Task,
-    now: Instant,
-    factsOf: (access: ToolAccess) => Facts | undefined,
-  ): PlannedAccess[] {
-    const ended = { effect: 'deny', rule: '', reason: 'the task has ended' } as const;
-    return task.tools.map((access) => ({
-      access,
-      decision:
-        task.state !== 'open'
-          ? ended
-          : planned(revision, task, access, { workload: task.agentWorkload, now, facts: factsOf(access) }),
-    }));
-  }
-
-  /** Of a task that may hold something by now. What others do in the meantime stays open. */
-  async function planAsOf(revision: PolicyRevision, task: Task, now: Instant): Promise<PlannedAccess[]> {
-    const known = new Map<ToolAccess, Facts>();
-    if (task.state === 'open') {
-      for (const access of task.tools) {
-        const needs = revision.needs(task.agent, access, false);
-        known.set(
-          access,
-          needs === undefined ? nothingYet : await options.facts.load(task, access, { ...needs, rates: [] }, now),
-        );
-      }
-    }
-    return planOf(revision, task, now, (access) => known.get(access));
-  }
-
   async function visible(caller: Caller, taskId: string): Promise<Task> {
     const task = await tasks.get(caller.tenant, taskId);
-    if (task === undefined || !canSee(caller, task)) throw taskNotFound(taskId);
+    if (task === undefined || !(canSee(caller, task) || (await seesFromAbove(caller, task))))
+      throw taskNotFound(taskId);
     return task;
+  }
+
+  /** Whoever has a hand in a task sees what becomes of it below. */
+  async function seesFromAbove(caller: Caller, task: Task): Promise<boolean> {
+    return (await tasksAbove(tasks.get, task)).some((one) => canSee(caller, one));
+  }
+
+  async function mayClose(caller: Caller, task: Task): Promise<boolean> {
+    if (opened(caller, task) || caller.roles.has('operator')) return true;
+    return (await tasksAbove(tasks.get, task)).some((one) => opened(caller, one));
   }
 
   async function own(caller: Caller, taskId: string): Promise<Task> {
@@ -353,8 +225,4 @@ export function createTasks(options: TasksOptions) {
       off();
     }
   }
-}
-
-function tooLong(field: string, latest: Instant): BrokerError {
-  return fieldInvalid(field, `is later than a task may last here; the latest is ${new Date(latest).toISOString()}`);
 }

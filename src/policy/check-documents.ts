@@ -1,6 +1,7 @@
 import { workloadPatternFault } from '../config/config-rules.ts';
 import type { Issue } from '../config/issue.ts';
 import { formatPath, quote } from '../config/schema.ts';
+import { suggestion } from '../config/suggest.ts';
 import type { FieldPath, SourceDocument } from '../config/yaml-document.ts';
 import { gatherDefinitions, theDefaults } from './check-definitions.ts';
 import type { Definitions } from './check-definitions.ts';
@@ -72,6 +73,7 @@ export function checkDocuments(
       if (fault !== undefined) report(source, ['spec', 'workloads', index], ...fault);
     });
   }
+  checkDelegation(report, agents, namesOf(maimed, 'Agent'));
 
   const defaults = theDefaults(report, defaultsDocuments);
   if (defaults?.spec.ttl !== undefined) {
@@ -103,6 +105,24 @@ type Add = (
   text: string,
   hint?: string,
 ) => void;
+
+function checkDelegation(
+  report: Report,
+  agents: readonly { source: SourceDocument; document: AgentDocument }[],
+  maimed: readonly string[],
+): void {
+  const names = new Set([...agents.map(({ document }) => document.metadata.name), ...maimed]);
+  for (const { source, document } of agents) {
+    const seen = new Set<string>();
+    document.spec.delegation?.to.forEach((name, index) => {
+      const path = ['spec', 'delegation', 'to', index];
+      if (!names.has(name)) {
+        report(source, path, `there is no agent ${quote(name)}`, suggestion(name, names, 'agents'));
+      } else if (seen.has(name)) report(source, path, `names ${quote(name)} a second time`, 'remove it');
+      seen.add(name);
+    });
+  }
+}
 
 function checkTools(
   report: Report,

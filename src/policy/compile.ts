@@ -228,6 +228,7 @@ function agentOf({ metadata, spec }: AgentDocument): Agent {
     risk: spec.risk,
     labels: metadata.labels ?? {},
     workloads: spec.workloads,
+    ...(spec.delegation === undefined ? {} : { delegation: { maxDepth: 1, maxOpenChildren: 16, ...spec.delegation } }),
   };
 }
 

@@ -17,7 +17,11 @@ interface Metadata {
   labels?: Record<string, string>;
 }
 
-export type AgentDocument = Header<'Agent', Metadata & { reviewBy?: string }, { workloads: string[]; risk?: string }>;
+export type AgentDocument = Header<
+  'Agent',
+  Metadata & { reviewBy?: string },
+  { workloads: string[]; risk?: string; delegation?: DelegationSpec }
+>;
 export type ToolDocument = Header<
   'Tool',
   Metadata,
@@ -33,6 +37,13 @@ export type DefaultsDocument = Header<'Defaults', Metadata, { ttl?: TtlSpec; tim
 export type PolicyTestDocument = Header<'PolicyTest', Metadata, { cases: PolicyCase[] }>;
 /** What a revision is made of. */
 export type AnyDocument = AgentDocument | ToolDocument | PolicyDocument | DefinitionsDocument | DefaultsDocument;
+
+/** Whom its tasks may hand work on to. */
+export interface DelegationSpec {
+  to: string[];
+  maxDepth?: number;
+  maxOpenChildren?: number;
+}
 
 /** What is left out comes from the level above: tier, tool, organisation. */
 export interface TtlSpec {

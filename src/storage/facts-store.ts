@@ -31,7 +31,8 @@ export function createFactsStore(pool: pg.Pool): DecisionFacts {
 function uncounted(task: FactTask, access: ToolAccess, except: Uncounted | undefined): unknown[] {
   const leaseId = except !== undefined && 'leaseId' in except ? except.leaseId : null;
   const line = except !== undefined && 'lineStartedAt' in except ? new Date(except.lineStartedAt) : null;
-  return [leaseId, line, task.taskId, access.tool, access.tier];
+  const taskId = except !== undefined && 'taskId' in except ? except.taskId : task.taskId;
+  return [leaseId, line, taskId, access.tool, access.tier];
 }
 
 async function heldBy(

@@ -1,4 +1,6 @@
 import type pg from 'pg';
+import { deepest } from '../domain/delegation/chain.ts';
+import type { Task } from '../domain/model.ts';
 import type { Ending, OpenLease, ReevaluationStore } from '../domain/reevaluation.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import { guarded, transaction } from './pool.ts';
@@ -129,6 +131,7 @@ async function withTasks(
   const ids = [...new Set(leases.map((row) => row.task_id as string))];
   const { rows } = await client.query('SELECT * FROM tasks WHERE tenant = $1 AND task_id = ANY($2)', [tenant, ids]);
   const tasks = new Map(rows.map((row: Row) => [row.task_id as string, taskFromRow(row)]));
+  await addTasksAbove(client, tenant, tasks);
   const approvals = await client.query<{ key: string }>(
     `SELECT DISTINCT l.task_id || ' ' || l.tool || ' ' || l.tier AS key
      FROM leases l JOIN approval_uses u USING (tenant, lease_id) WHERE l.tenant = $1 AND l.task_id = ANY($2)`,
@@ -139,8 +142,38 @@ async function withTasks(
     const lease = leaseFromRow(row);
     const task = tasks.get(lease.taskId);
     if (task === undefined) return [];
-    return [{ lease, task, approved: approved.has(`${lease.taskId} ${lease.tool} ${lease.tier}`) }];
+    const above: Task[] = [];
+    for (let parent = parentOf(tasks, task); parent !== undefined; parent = parentOf(tasks, parent)) above.push(parent);
+    if (above.length === 0 && task.parentTaskId !== undefined) return [];
+    const chain = task.parentTaskId === undefined ? undefined : above;
+    return [{ lease, task, above: chain, approved: approved.has(`${lease.taskId} ${lease.tool} ${lease.tier}`) }];
   });
+}
+
+function parentOf(tasks: ReadonlyMap<string, Task>, task: Task): Task | undefined {
+  return task.parentTaskId === undefined ? undefined : tasks.get(task.parentTaskId);
+}
+
+/** Level by level: a batch is of few trees. */
+async function addTasksAbove(
+  client: Pick<pg.ClientBase, 'query'> | pg.Pool,
+  tenant: string,
+  tasks: Map<string, Task>,
+): Promise<void> {
+  let missing = parentsMissing(tasks);
+  for (let level = 0; missing.length > 0 && level <= deepest; level++) {
+    const { rows } = await client.query('SELECT * FROM tasks WHERE tenant = $1 AND task_id = ANY($2)', [
+      tenant,
+      missing,
+    ]);
+    for (const row of rows as Row[]) tasks.set(row.task_id as string, taskFromRow(row));
+    missing = rows.length === 0 ? [] : parentsMissing(tasks);
+  }
+}
+
+function parentsMissing(tasks: ReadonlyMap<string, Task>): string[] {
+  const parents = [...tasks.values()].flatMap(({ parentTaskId }) => parentTaskId ?? []);
+  return [...new Set(parents)].filter((id) => !tasks.has(id));
 }
 
 /** The driver reads '-infinity' as a number, and writes only text as such. */

@@ -5,7 +5,7 @@ import type { FinishedTask, Settled, SettlementStore } from '../domain/store.ts'
 import type { Instant, Millis } from '../domain/time.ts';
 import { guarded, transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
-import { channel, notifyTask } from './wake.ts';
+import { channel, notifyTasks } from './wake.ts';
 
 type Row = Record<string, unknown>;
 
@@ -29,16 +29,21 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
         pool,
         now,
         'task.settled',
-        // Index tasks_unsettled. An irrevocable lease leaves the task degraded: somebody has to look.
+        // Index tasks_unsettled. An irrevocable lease leaves the task degraded, and with it those above: somebody has to
+        // look. A task is settled when all below it are (index tasks_children).
         `UPDATE tasks t SET settled_at = $1, state = CASE WHEN EXISTS (
             SELECT FROM leases l WHERE l.tenant = t.tenant AND l.task_id = t.task_id AND l.outcome = 'irrevocable')
+            OR EXISTS (
+            SELECT FROM tasks b WHERE b.tenant = t.tenant AND b.parent_task_id = t.task_id AND b.state = 'close_degraded')
           THEN 'close_degraded' ELSE 'closed' END
         WHERE (t.tenant, t.task_id) IN (
           SELECT c.tenant, c.task_id FROM tasks c
           WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND NOT EXISTS (
             SELECT FROM leases l WHERE l.tenant = c.tenant AND l.task_id = c.task_id AND l.state <> 'settled')
+            AND NOT EXISTS (
+            SELECT FROM tasks b WHERE b.tenant = c.tenant AND b.parent_task_id = c.task_id AND b.settled_at IS NULL)
           ORDER BY c.closed_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-        RETURNING t.tenant, t.task_id, t.state`,
+        RETURNING t.tenant, t.task_id, t.state, t.parent_task_id`,
         [new Date(now), limit],
       ),
 
@@ -52,7 +57,7 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
           SELECT c.tenant, c.task_id FROM tasks c
           WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND c.state = 'closing' AND c.closed_at <= $1
           ORDER BY c.closed_at LIMIT 500 FOR UPDATE SKIP LOCKED)
-        RETURNING t.tenant, t.task_id, t.state`,
+        RETURNING t.tenant, t.task_id, t.state, t.parent_task_id`,
         [new Date(since)],
       ),
 
@@ -207,7 +212,12 @@ async function finishTasks(
   values: unknown[],
 ): Promise<FinishedTask[]> {
   return await transaction(pool, async (client) => {
-    const { rows } = await client.query<{ tenant: string; task_id: string; state: string }>(update, values);
+    const { rows } = await client.query<{
+      tenant: string;
+      task_id: string;
+      state: FinishedTask['state'];
+      parent_task_id: string | null;
+    }>(update, values);
     if (rows.length === 0) return [];
     const events = rows.map((row) => ({
       tenant: row.tenant,
@@ -219,8 +229,19 @@ async function finishTasks(
     }));
     await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
     if (kind === 'task.settled') await markUnfinished(client, rows, now);
-    for (const row of rows) await notifyTask(client, row.tenant, row.task_id);
-    return rows.map((row) => ({ tenant: row.tenant, taskId: row.task_id, state: row.state as FinishedTask['state'] }));
+    for (const [tenant, ofTenant] of Map.groupBy(rows, (row) => row.tenant)) {
+      await notifyTasks(
+        client,
+        tenant,
+        ofTenant.map((row) => row.task_id),
+      );
+    }
+    return rows.map((row) => ({
+      tenant: row.tenant,
+      taskId: row.task_id,
+      state: row.state,
+      parentTaskId: row.parent_task_id ?? undefined,
+    }));
   });
 }
 

@@ -15,6 +15,26 @@ export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: s
   });
 }
 
+/** PostgreSQL takes less than 8,000 bytes in one notification. */
+const idsPerNotification = 150;
+
+/** Many at once, several in each notification: a close may end thousands. */
+export async function notifyTasks(
+  client: Pick<pg.ClientBase, 'query'>,
+  tenant: string,
+  taskIds: readonly string[],
+): Promise<void> {
+  const payloads: string[] = [];
+  for (let at = 0; at < taskIds.length; at += idsPerNotification) {
+    payloads.push([tenant, ...taskIds.slice(at, at + idsPerNotification)].join(' '));
+  }
+  await client.query({
+    name: 'notify-tasks',
+    text: 'SELECT pg_notify($1, payload) FROM unnest($2::text[]) payload',
+    values: [channel, payloads],
+  });
+}
+
 /** LISTENs on a connection of its own, for as long as the broker runs. Missed notifications cost only time. */
 export function createWake(config: pg.ClientConfig): Wake & { close(): Promise<void> } {
   const emitter = new EventEmitter();
@@ -50,8 +70,8 @@ async function listen(config: pg.ClientConfig, emitter: EventEmitter, signal: Ab
             emitter.emit('policy');
             return;
           }
-          const [tenant, taskId] = (payload ?? '').split(' ');
-          emitter.emit('task', tenant, taskId);
+          const [tenant, ...taskIds] = (payload ?? '').split(' ');
+          for (const taskId of taskIds) emitter.emit('task', tenant, taskId);
         });
         client
           .connect()

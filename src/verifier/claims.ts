@@ -9,6 +9,8 @@ export interface VerifiedToken {
   rootTaskId: string;
   /** Attested workload that it was issued to. */
   workload: string;
+  /** Workloads that handed the work on to it (RFC 8693 §4.1), nearest first; empty when its task is a root. */
+  delegatedBy: readonly string[];
   /** Registered agent. */
   agent: string;
   tool: string;
@@ -39,6 +41,7 @@ export function readClaims(payload: JWTPayload): VerifiedToken {
     taskId: text('task_id', payload['task_id']),
     rootTaskId: text('root_task_id', payload['root_task_id']),
     workload: text('sub', payload.sub),
+    delegatedBy: delegatedBy(payload),
     agent: text('client_id', payload['client_id']),
     tool: text('authorization_details', tool),
     tier: text('authorization_details', tier),
@@ -54,4 +57,22 @@ function text(claim: string, value: unknown): string {
   if (typeof value !== 'string' || value === '')
     throw new TokenRefused('claims', `the claim ${claim} is missing or wrong`);
   return value;
+}
+
+/** More than any tree is deep. */
+const mostActors = 32;
+
+function delegatedBy(payload: JWTPayload): string[] {
+  const actors: string[] = [];
+  for (let act = payload['act']; act !== undefined; act = (act as { act?: unknown }).act) {
+    if (act === null || typeof act !== 'object' || Array.isArray(act) || actors.length === mostActors) {
+      throw new TokenRefused('claims', 'the claim act must be a chain of actors');
+    }
+    actors.push(text('act', (act as { sub?: unknown }).sub));
+  }
+  // The outermost is who acts now, which is the holder.
+  if (actors.length > 0 && actors[0] !== payload.sub) {
+    throw new TokenRefused('claims', 'the claim act must begin with the workload that holds the token');
+  }
+  return actors.slice(1);
 }

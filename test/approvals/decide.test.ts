@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { AdminService } from '../../src/gen/leasehold/v1/admin_service_pb.js';
 import { ApprovalKind, ApprovalState, Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
 import { Effect } from '../../src/gen/leasehold/v1/common_pb.js';
 import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import { devWorkload } from '../../src/dev/environment.ts';
-import { auditOf, held, refusal, sql } from '../e2e/support.ts';
+import { auditOf, editPolicy, held, refusal, sql } from '../e2e/support.ts';
 import { approve, askFor, deny, look, open, openTask, people, refund, serve, turn, type Served } from './support.ts';
 
 let served: Served;
@@ -146,13 +147,18 @@ describe('an approval counts for nothing', () => {
   });
 
   test('to a task below the one that it was given to', async () => {
-    const [parent, child] = [await openTask(served), await openTask(served)];
-    // Sub-tasks come with their own issue; the row is what they will be.
-    await sql(
-      served.estate.databaseUrl,
-      'UPDATE leasehold.tasks SET parent_task_id = $1, root_task_id = $1, epoch = epoch + 1 WHERE task_id = $2',
-      [parent, child],
+    const admin = served.estate.client(AdminService, 'operator');
+    await editPolicy({ ...served, admin }, 'agents.yaml', (text) =>
+      text.replace(/^ {2}workloads: \[.*\/analyst\]$/m, '$&\n  delegation: { to: [analyst] }'),
     );
+    const parent = await openTask(served);
+    const { task } = await served.estate.client(TaskService, 'agent/analyst').openTask({
+      parentTaskId: parent,
+      intent: 'a part of it',
+      agent: 'analyst',
+      tools: [look],
+    });
+    const child = task!.taskId;
     const { name } = await askFor(served, { taskId: parent, ...look });
     await approve(served, people.owner, name);
     expect(await refusal(served.agent.issueCredential({ taskId: child, ...look, approval: name }))).toMatchObject({

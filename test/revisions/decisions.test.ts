@@ -65,7 +65,7 @@ async function streamed() {
     for (const { taskId, facts } of part.tasks) tasks.set(taskId, JSON.parse(facts) as TaskFacts);
     for (const { decisionId, decideTime, taskId, workload, detail } of part.decisions) {
       const raw = { decisionId, at: timestampMs(decideTime!), workload, taskId, leaseId: undefined, detail };
-      records.push(recordOf(raw, tasks.get(taskId)!));
+      records.push(recordOf(raw, tasks.get(taskId)!, []));
     }
   }
   return records;

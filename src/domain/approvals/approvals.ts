@@ -3,6 +3,7 @@ import { checkArguments, type DeclaredArguments } from '../arguments.ts';
 import type { Caller } from '../caller.ts';
 import { decide, type BoundedDecision } from '../decision.ts';
 import { BrokerError, fieldInvalid } from '../errors.ts';
+import { loadFacts, needsOf, tasksAbove } from '../delegation/chain.ts';
 import type { DecisionFacts } from '../facts.ts';
 import type { NewId } from '../ids.ts';
 import type { ToolAccess } from '../model.ts';
@@ -136,6 +137,7 @@ export function createApprovals(options: ApprovalsOptions) {
       const now = clock.now();
       if (task.state !== 'open' || task.deadline <= now) throw taskClosed(task);
       const revision = policy.current();
+      const above = task.parentTaskId === undefined ? undefined : await tasksAbove(tasks.get, task);
       const asking = {
         newId: options.newId,
         task,
@@ -148,13 +150,13 @@ export function createApprovals(options: ApprovalsOptions) {
       for (const [index, action] of actions.entries()) {
         const { access } = action;
         checkAction(index, action, revision);
-        const needs = revision.needs(task.agent, access, false);
+        const needs = needsOf(revision, task, above, access, false);
         const decision = decide(revision, task, access, {
           workload: task.agentWorkload,
           now,
           renewal: undefined,
           arguments: action.arguments.values,
-          facts: needs === undefined ? undefined : await options.facts.load(task, access, needs, now),
+          ...(await loadFacts(options.facts, task, above, access, needs, now)),
         });
         let request: NewApproval | undefined;
         if (decision.effect === 'needs_approval') {

@@ -1,6 +1,6 @@
 import type { ArgumentLimits, Arguments } from '../../domain/arguments.ts';
 import { BrokerError } from '../../domain/errors.ts';
-import type { Lease } from '../../domain/model.ts';
+import type { Lease, Task } from '../../domain/model.ts';
 import type { Grant, Material, SelfContainedProvider } from '../../domain/provider.ts';
 import type { Clock } from '../../domain/time.ts';
 import type { KeyRing } from '../../keys/signing-keys.ts';
@@ -20,7 +20,10 @@ export interface JwtProviderOptions {
 /** Claims of an issued token. They follow from lease and task alone, so that a retry gives an equivalent token. */
 export interface AccessTokenClaims {
   iss: string;
-  /** Attested workload that received it. */
+  /**
+   * Attested workload that received it, also below other tasks: a resource server that does not read `act` then records
+   * who really calls, and never takes a child for its parent (RFC 8693 §1.1 calls that impersonation).
+   */
   sub: string;
   aud: string;
   exp: number;
@@ -35,7 +38,19 @@ export interface AccessTokenClaims {
   task_id: string;
   root_task_id: string;
   epoch: number;
+  /** Present when the task is below others: who hands on the work, and now does it. */
+  act?: Actor;
   status: { status_list: StatusReference };
+}
+
+/**
+ * RFC 8693 §4.1: the outermost is who acts now, each further one is who handed the work on to the one around it, and the
+ * innermost is the agent of the root. Each is the attested workload that its task is pinned to. None but the outermost
+ * may count for access (§4.1); what the token allows is in `authorization_details` alone.
+ */
+export interface Actor {
+  sub: string;
+  act?: Actor;
 }
 
 /** RFC 9396 §2. What the agent declared holds as it stands; limits are for arguments that it did not declare. */
@@ -72,7 +87,7 @@ export function createJwtProvider(options: JwtProviderOptions): SelfContainedPro
       if (token.length > maxTokenBytes) {
         throw new BrokerError(
           'TOO_LARGE',
-          `the token for ${grant.lease.tool}/${grant.lease.tier} would have ${token.length} bytes and ${maxTokenBytes} are allowed; its tool's owner has to shorten the tier's list of actions or the resource identifier`,
+          `the token for ${grant.lease.tool}/${grant.lease.tier} would have ${token.length} bytes and ${maxTokenBytes} are allowed; its tool's owner has to shorten the tier's list of actions or the resource identifier${grant.above === undefined ? '' : `, or the task has to be less deep: the token names the ${grant.above.length + 1} workloads that acted`}`,
         );
       }
       return { kind: 'access_token', token, tokenType: 'Bearer' };
@@ -81,7 +96,7 @@ export function createJwtProvider(options: JwtProviderOptions): SelfContainedPro
 }
 
 function claimsOf(
-  { lease, task, tool, tier }: Grant,
+  { lease, task, above, tool, tier }: Grant,
   issuer: string,
   statusListUri: JwtProviderOptions['statusListUri'],
 ): AccessTokenClaims {
@@ -100,8 +115,22 @@ function claimsOf(
     task_id: task.taskId,
     root_task_id: task.rootTaskId,
     epoch: task.epoch,
+    ...(above === undefined ? {} : { act: actorOf(lease.workload, above) }),
     status: { status_list: statusListUri(task.statusIndex) },
   };
+}
+
+function actorOf(holder: string, above: readonly Task[]): Actor {
+  const before = above.reduceRight<Actor | undefined>((act, { taskId, agentWorkload }) => {
+    if (agentWorkload === undefined) {
+      throw new BrokerError(
+        'DELEGATION_REFUSED',
+        `task ${taskId} above has no attested workload yet, and a token names every hop: let its agent get a credential first`,
+      );
+    }
+    return act === undefined ? { sub: agentWorkload } : { sub: agentWorkload, act };
+  }, undefined);
+  return before === undefined ? { sub: holder } : { sub: holder, act: before };
 }
 
 function detailOf({ tool, tier, terms }: Lease, actions: readonly string[]): AuthorizationDetail {

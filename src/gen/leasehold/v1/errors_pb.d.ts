@@ -316,6 +316,14 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_CALL_LIMIT = 52;
    */
   CALL_LIMIT = 52,
+
+  /**
+   * PERMISSION_DENIED: policy of a task above does not allow this child; metadata `because` says what is in the way
+   * (`not_declared`, `agent`, `tool`, `depth`, `children`, `tree`, `workload`).
+   *
+   * @generated from enum value: ERROR_REASON_DELEGATION_REFUSED = 40;
+   */
+  DELEGATION_REFUSED = 40,
 }
 
 /**

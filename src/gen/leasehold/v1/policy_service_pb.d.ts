@@ -859,6 +859,13 @@ export declare type ConsideredRule = Message<"leasehold.v1.ConsideredRule"> & {
    * @generated from field: repeated leasehold.v1.SeenValue saw = 7;
    */
   saw: SeenValue[];
+
+  /**
+   * Task above it whose agent it was asked for; empty: the task itself.
+   *
+   * @generated from field: string task_id = 8;
+   */
+  taskId: string;
 };
 
 /**

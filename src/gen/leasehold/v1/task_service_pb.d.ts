@@ -249,7 +249,8 @@ export declare type OpenTaskRequest = Message<"leasehold.v1.OpenTaskRequest"> & 
   context: { [key: string]: string };
 
   /**
-   * When the task ends at the latest. Give this or `ttl`; without either, the configured default life.
+   * When the task ends at the latest. Give this or `ttl`; without either, the configured default life, or the parent's
+   * deadline where that is earlier.
    *
    * @generated from field: google.protobuf.Timestamp deadline = 7;
    */
@@ -268,6 +269,14 @@ export declare type OpenTaskRequest = Message<"leasehold.v1.OpenTaskRequest"> & 
    * @generated from field: google.protobuf.Duration heartbeat_interval = 9;
    */
   heartbeatInterval?: Duration | undefined;
+
+  /**
+   * Task that hands this work on. The new task gets at most what that one and all above it have, at every credential; it
+   * ends with any of them. The policy of the parent's agent says to whom, how deep and how many (`delegation`).
+   *
+   * @generated from field: string parent_task_id = 10;
+   */
+  parentTaskId: string;
 };
 
 /**
@@ -676,7 +685,8 @@ export declare const WatchTaskResponseSchema: GenMessage<WatchTaskResponse>;
  */
 export declare const TaskService: GenService<{
   /**
-   * OpenTask records one unit of work and says at once what the task may and may not do.
+   * OpenTask records one unit of work and says at once what the task may and may not do. An orchestrator opens a task of
+   * its own; with `parent_task_id` also the agent of that task, or whoever opened it, opens one below it.
    *
    * @generated from rpc leasehold.v1.TaskService.OpenTask
    */
@@ -686,7 +696,8 @@ export declare const TaskService: GenService<{
     output: typeof OpenTaskResponseSchema;
   },
   /**
-   * GetTask returns a task with its leases. Visible to its opener, its agent, operators and auditors.
+   * GetTask returns a task with its leases. Visible to its opener, its agent, those of the tasks above it, operators and
+   * auditors.
    *
    * @generated from rpc leasehold.v1.TaskService.GetTask
    */
@@ -706,8 +717,9 @@ export declare const TaskService: GenService<{
     output: typeof ListTasksResponseSchema;
   },
   /**
-   * ExtendTask moves a task's deadline. Only its opener may, within the configured maximum life of a task.
-   * Idempotent: the deadline is absolute.
+   * ExtendTask moves a task's deadline. Only its opener may, within the configured maximum life of a task and within the
+   * parent's deadline. A deadline that is moved ahead is that of every task below, too; one that is moved back widens none
+   * of them. Idempotent: the deadline is absolute.
    *
    * @generated from rpc leasehold.v1.TaskService.ExtendTask
    */
@@ -727,8 +739,8 @@ export declare const TaskService: GenService<{
     output: typeof HeartbeatTaskResponseSchema;
   },
   /**
-   * CloseTask ends a task and its subtree. When it returns, no replica issues a credential for them any more.
-   * Idempotent: closing a closed task answers with its outcomes.
+   * CloseTask ends a task and its subtree. When it returns, no replica issues a credential for them any more. Its opener
+   * may, whoever opened a task above it, and operators. Idempotent: closing a closed task answers with its outcomes.
    *
    * @generated from rpc leasehold.v1.TaskService.CloseTask
    */
