@@ -69,6 +69,7 @@ export interface RawConfig {
   };
   calls: { maxPerTask: number };
   targets: Record<string, RawTarget>;
+  vault: Record<string, RawVault>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
 
@@ -96,4 +97,29 @@ export interface RawTarget {
   reassignTo?: string;
   connectHost?: string;
   connectPort?: number;
+}
+
+export interface RawVault {
+  address: string;
+  namespace?: string;
+  caFile?: string;
+  certFile?: string;
+  keyFile?: string;
+  login: RawVaultLogin;
+  tokenRole: string;
+  connections: number;
+  issueTimeout: string;
+  settleTimeout: string;
+}
+
+export interface RawVaultLogin {
+  method: 'kubernetes' | 'jwt' | 'cert' | 'approle' | 'tokenFile';
+  mount?: string;
+  role?: string;
+  jwtFile?: string;
+  roleIdFile?: string;
+  roleIdEnv?: string;
+  secretIdFile?: string;
+  secretIdEnv?: string;
+  tokenFile?: string;
 }

@@ -52,6 +52,8 @@ export interface TtlSpec {
   max?: string;
 }
 
+export type ProviderName = 'jwt' | 'postgres' | 'vault';
+
 export interface TierSpec {
   provider: string;
   revocation: RevocationKind;
@@ -60,6 +62,7 @@ export interface TierSpec {
   arguments?: Record<string, Partial<ArgumentSpec> & Pick<ArgumentSpec, 'type'>>;
   jwt?: Record<string, unknown>;
   postgres?: Record<string, unknown>;
+  vault?: Record<string, unknown>;
 }
 
 export interface RuleSpec {

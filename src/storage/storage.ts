@@ -15,6 +15,7 @@ import { createRevocationStore } from './revocation-store.ts';
 import { createSettlementStore } from './settlement-store.ts';
 import { createTaskStore } from './task-store.ts';
 import { createTimelineStore } from './timeline-store.ts';
+import { createTaskTokenStore } from './task-token-store.ts';
 import { createWake } from './wake.ts';
 
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
@@ -34,6 +35,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       schemaVersion,
       tasks: createTaskStore(pool),
       leases: createLeaseStore(pool),
+      taskTokens: createTaskTokenStore(pool),
       writer,
       calls,
       facts: createFactsStore(pool),
