@@ -17,9 +17,7 @@ export interface Arguments {
 
 /** Needs no broker: measured by itself. */
 export const decideScenario = 'decide';
-/** Measures the program, not calls: by itself as well, on a broker of its own. */
-export const replayScenario = 'replay';
-const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario, replayScenario];
+const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario];
 
 export const usage = `npm run bench -- <scenario> … [options]
 
@@ -35,7 +33,7 @@ export const usage = `npm run bench -- <scenario> … [options]
   --cpu-prof <folder>     write a CPU profile of the broker there
 
 echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
-and alone, without a broker; then replay: policy replay of 100,000 decisions that a broker has recorded.`;
+and alone, without a broker.`;
 
 export class UsageError extends Error {}
 

@@ -9,6 +9,7 @@ import { credentialService } from './api/credential-service.ts';
 import { policyService } from './api/policy-service.ts';
 import { reportService } from './api/report-service.ts';
 import { revocationService } from './api/revocation-service.ts';
+import { signalService } from './api/signal-service.ts';
 import { taskService } from './api/task-service.ts';
 import { toolCallService } from './api/tool-call-service.ts';
 import { createAttestation } from './attestors/attestation.ts';
@@ -44,7 +45,6 @@ import { compiledRevisions, compileFiles, openPolicy } from './policy-source.ts'
 import { createJwtProvider } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
-import { createVaultProvider } from './providers/vault/provider.ts';
 import { jwksCacheAge, revokeTimeout, statusListTtl } from './root-bounds.ts';
 import {
   attestors,
@@ -52,9 +52,9 @@ import {
   installationMark,
   postgresTargets,
   sealingKey,
-  vaultServers,
   webhookEndpoints,
 } from './root-options.ts';
+import { wireSignals } from './root-signals.ts';
 import { createDoors } from './server/doors.ts';
 import { openStorage } from './storage/storage.ts';
 import { createTaskCache } from './storage/task-cache.ts';
@@ -163,24 +163,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const { issuer } = config.broker;
     const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes, mark });
     closers.push(() => postgres.close());
-    const vault = await createVaultProvider({
-      servers: vaultServers(config.vault),
-      store: storage.taskTokens,
-      clock,
-      random: Math.random,
-      mark,
-      events: {
-        loggedIn: (server, method, lifeMs) => emit('vault.logged_in', { server, method, lifeMs }),
-        loginFailed: (server, error) => emit('vault.login_failed', { server, error }),
-        tokenLost: (server, tenant, taskId, leases) => emit('vault.token_lost', { server, tenant, taskId, leases }),
-        tokenFailed: (server, tenant, taskId, error) => emit('vault.token_failed', { server, tenant, taskId, error }),
-      },
-    });
-    closers.push(() => vault.close());
     const providers = new Map<string, Provider>([
       ['jwt', createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) })],
       ['postgres', postgres],
-      ['vault', vault],
     ]);
 
     const attestation = createAttestation({
@@ -214,13 +199,25 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const settling = worker('settle', 1_000, () => settler.tick());
     closers.push(storage.wake.onTask(() => settling.kick()));
 
+    const { signals, facts } = wireSignals({
+      clock,
+      newId,
+      policy,
+      storage,
+      maxInForce: config.signals.maxInForce,
+      worker,
+      kickSettler: () => settling.kick(),
+      emit,
+      onClose: (close) => void closers.push(close),
+    });
+
     const tasks = createTasks({
       clock: monitor.earlier,
       newId,
       policy,
       tasks: storage.tasks,
       leases: storage.leases,
-      facts: storage.facts,
+      facts,
       cache,
       wake: storage.wake,
       defaultTtl: config.tasks.defaultTtl,
@@ -237,8 +234,6 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       await keyRing.tick();
       return false;
     });
-    // A token's period may be a minute, and a login's life as short.
-    if (Object.keys(config.vault).length > 0) worker('vault', 1_000, () => vault.tick());
     const following = worker('policy', 500, async () => {
       await policy.refresh();
       return false;
@@ -249,7 +244,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       newId,
       policy,
       store: storage.reevaluation,
-      facts: storage.facts,
+      facts,
       tenant,
       kickSettler: () => settling.kick(),
       emit,
@@ -274,7 +269,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       policy,
       revisions,
       decisions: storage.decisions,
-      facts: storage.facts,
+      facts,
       compiled: compiledRevisions(storage.policies, policyNames(config)),
     });
     worker('forget', 60_000, async () => {
@@ -298,7 +293,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       policy,
       store: approvalStore,
       tasks: storage.tasks,
-      facts: storage.facts,
+      facts,
       groupsOf: groupsOf(config),
       limits,
       wake: storage.wake,
@@ -324,7 +319,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       leases: storage.leases,
       writer: storage.writer,
       sent: () => setImmediate(),
-      facts: storage.facts,
+      facts,
       renewalOverlap: config.tasks.renewalOverlap,
       admit: () => monitor.admit(),
       reached,
@@ -361,7 +356,6 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       { name: 'signing-keys', ...keyRing.status(clock.now()) },
       ...attestation.status(),
       ...(await postgres.check(AbortSignal.timeout(3_000))),
-      ...(await vault.check(AbortSignal.timeout(3_000))),
     ];
     const doors = createDoors({
       grpc: config.server.grpc,
@@ -380,6 +374,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         toolCallService(toolCalls, { sha256, newRequestId: randomUUID, redact: redactString }),
+        signalService(signals, randomUUID),
         auditService(tasks, storage.audit, storage.timeline),
         reportService(createReporter({ clock, policy, store: storage.reports, yieldNow: setImmediate }), clock),
         policyService({

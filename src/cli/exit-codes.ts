@@ -7,7 +7,7 @@ export const exitCodes = {
   usage: { code: 2, meaning: 'a command, option or field that cannot be understood' },
   unauthenticated: { code: 3, meaning: 'no attestation, or one that the broker does not accept' },
   permissionDenied: { code: 4, meaning: 'the caller does not have the role that the call needs' },
-  notFound: { code: 5, meaning: 'no such task, lease or approval that this caller may see' },
+  notFound: { code: 5, meaning: 'no such task, lease, approval or signal that this caller may see' },
   refused: {
     code: 6,
     meaning: 'denied by policy or by people, needs approval, or the state of the task or lease does not allow it',

@@ -31,6 +31,9 @@ import { policyReplay } from './commands/policy-replay.ts';
 import { policyRollback } from './commands/policy-rollback.ts';
 import { report } from './commands/report.ts';
 import { serve } from './commands/serve.ts';
+import { signalClear } from './commands/signal-clear.ts';
+import { signalList } from './commands/signal-list.ts';
+import { signalReport } from './commands/signal-report.ts';
 import { status } from './commands/status.ts';
 import { taskClose } from './commands/task-close.ts';
 import { taskExtend } from './commands/task-extend.ts';
@@ -100,6 +103,8 @@ export function buildProgram(): Command {
     policyRollback,
   ])
     add(policy);
+  const signal = group(program, 'signal', 'Report, list and clear what is known of agents, workloads, tools and tasks');
+  for (const add of [signalReport, signalList, signalClear]) add(signal);
   report(program);
 
   program.commandsGroup('Run:');

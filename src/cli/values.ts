@@ -85,7 +85,7 @@ export function count(most: number): (text: string) => number {
   };
 }
 
-const identified = { tsk: 'A task', lse: 'A lease', apr: 'An approval', cal: 'A call' } as const;
+const identified = { tsk: 'A task', lse: 'A lease', apr: 'An approval', cal: 'A call', sig: 'A signal' } as const;
 
 export function identifier(prefix: keyof typeof identified): (text: string) => string {
   return (text) => {
@@ -95,6 +95,12 @@ export function identifier(prefix: keyof typeof identified): (text: string) => s
     }
     return text;
   };
+}
+
+/** For an argument that takes several. */
+export function identifiers(prefix: keyof typeof identified): (text: string, before?: string[]) => string[] {
+  const one = identifier(prefix);
+  return (text, before = []) => [...before, one(text)];
 }
 
 export function serverUrl(text: string): string {

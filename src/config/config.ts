@@ -26,8 +26,8 @@ export interface Config {
   approvals: ApprovalsConfig;
   /** Most records of tool calls in one task. */
   calls: { maxPerTask: number };
+  signals: SignalsConfig;
   targets: Readonly<Record<string, TargetConfig>>;
-  vault: Readonly<Record<string, VaultConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
 
@@ -121,24 +121,6 @@ export interface PostgresTargetConfig {
 
 export type TargetConfig = PostgresTargetConfig;
 
-export interface VaultConfig {
-  address: string;
-  namespace: string | undefined;
-  caFile: string | undefined;
-  clientCert: { certFile: string; keyFile: string } | undefined;
-  login: VaultLoginConfig;
-  tokenRole: string;
-  connections: number;
-  issueTimeout: Millis;
-  settleTimeout: Millis;
-}
-
-export type VaultLoginConfig =
-  | { method: 'kubernetes' | 'jwt'; mount: string; role: string; jwt: SecretSource }
-  | { method: 'cert'; mount: string; role: string | undefined }
-  | { method: 'approle'; mount: string; roleId: SecretSource; secretId: SecretSource }
-  | { method: 'tokenFile'; token: SecretSource };
-
 export interface ApprovalsConfig {
   /** Who is in a group that may approve. */
   groups: Readonly<Record<string, readonly string[]>>;
@@ -147,6 +129,11 @@ export interface ApprovalsConfig {
   /** Most requests of one agent in an hour. */
   requestsPerHour: number;
   webhooks: readonly WebhookConfig[];
+}
+
+export interface SignalsConfig {
+  /** Most signals in force in a tenant. */
+  maxInForce: number;
 }
 
 export interface WebhookConfig {

@@ -49,7 +49,7 @@ export interface RawConfig {
   };
   access: {
     workloads: string[];
-    roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver')[];
+    roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver' | 'signal_source')[];
   }[];
   policy: { source: 'directory' | 'database'; directory?: string };
   environment: Record<string, string>;
@@ -68,8 +68,8 @@ export interface RawConfig {
     }[];
   };
   calls: { maxPerTask: number };
+  signals: { maxInForce: number };
   targets: Record<string, RawTarget>;
-  vault: Record<string, RawVault>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
 
@@ -97,29 +97,4 @@ export interface RawTarget {
   reassignTo?: string;
   connectHost?: string;
   connectPort?: number;
-}
-
-export interface RawVault {
-  address: string;
-  namespace?: string;
-  caFile?: string;
-  certFile?: string;
-  keyFile?: string;
-  login: RawVaultLogin;
-  tokenRole: string;
-  connections: number;
-  issueTimeout: string;
-  settleTimeout: string;
-}
-
-export interface RawVaultLogin {
-  method: 'kubernetes' | 'jwt' | 'cert' | 'approle' | 'tokenFile';
-  mount?: string;
-  role?: string;
-  jwtFile?: string;
-  roleIdFile?: string;
-  roleIdEnv?: string;
-  secretIdFile?: string;
-  secretIdEnv?: string;
-  tokenFile?: string;
 }

@@ -70,6 +70,7 @@ export async function prepareDevEnvironment(options: DevEnvironmentOptions): Pro
       { workloads: [devWorkload('auditor')], roles: ['auditor'] },
       { workloads: [devWorkload('approver/*')], roles: ['approver'] },
       { workloads: [devWorkload('tool/*')], roles: ['resource_server'] },
+      { workloads: [devWorkload('scanner')], roles: ['signal_source'] },
     ],
     policy: { directory: policyDir },
     targets: {

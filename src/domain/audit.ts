@@ -33,7 +33,9 @@ export type AuditKind =
   | 'approval.cancelled'
   | 'approval.used'
   | 'approval.break_glass_requested'
-  | 'approval.break_glass';
+  | 'approval.break_glass'
+  | 'signal.reported'
+  | 'signal.cleared';
 
 /** One audit row. `detail` is JSON and never holds secret material. */
 export interface AuditEvent {

@@ -1,6 +1,14 @@
 import type { Instant } from './time.ts';
 
-export const roles = ['orchestrator', 'agent', 'resource_server', 'operator', 'auditor', 'approver'] as const;
+export const roles = [
+  'orchestrator',
+  'agent',
+  'resource_server',
+  'operator',
+  'auditor',
+  'approver',
+  'signal_source',
+] as const;
 export type Role = (typeof roles)[number];
 
 /** What an attestor proved about the call (design §7). */

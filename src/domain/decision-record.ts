@@ -26,6 +26,7 @@ interface RecordedFacts {
   held?: Facts['held'];
   lineage?: Facts['lineage'];
   rates: [string, number][];
+  signals?: Facts['signals'];
 }
 
 interface AskedAbove {
@@ -61,12 +62,12 @@ export function asked(
   };
 }
 
-function recordedFacts({ held, lineage, rates }: Facts): RecordedFacts {
-  return { held, lineage, rates: [...rates] };
+function recordedFacts({ held, lineage, rates, signals }: Facts): RecordedFacts {
+  return { held, lineage, rates: [...rates], ...(signals === undefined ? {} : { signals }) };
 }
 
 function factsOf(recorded: RecordedFacts | undefined): Facts | undefined {
-  return recorded && { held: recorded.held, lineage: recorded.lineage, rates: new Map(recorded.rates) };
+  return recorded && { ...recorded, held: recorded.held, lineage: recorded.lineage, rates: new Map(recorded.rates) };
 }
 
 /** What policy sees of a task and what never changes in it. */
@@ -151,6 +152,7 @@ function lacks(task: Task, needs: FactNeeds, facts: Facts | undefined): boolean 
   if (facts === undefined) return true;
   return (
     (needs.held && facts.held === undefined) ||
+    (needs.signals && facts.signals === undefined) ||
     needs.rates.some((need) => !facts.rates.has(rateKey(need))) ||
     (needs.lineage && task.parentTaskId !== undefined && facts.lineage === undefined)
   );

@@ -46,6 +46,7 @@ const codes = {
   CALL_ENDED: 'failed_precondition',
   CALL_LIMIT: 'resource_exhausted',
   DELEGATION_REFUSED: 'permission_denied',
+  SIGNAL_NOT_FOUND: 'not_found',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

@@ -91,7 +91,7 @@ export interface ExplanationsOptions {
 
 export type Explanations = ReturnType<typeof createExplanations>;
 
-const pageSize = 1_000;
+const pageSize = 500;
 /** Tasks that a reader of the stream is taken to remember. */
 const remembered = 20_000;
 
@@ -152,8 +152,9 @@ export function createExplanations(options: ExplanationsOptions) {
       checkArguments(`${tool}:${tier}`, revision.tools.get(tool)?.tiers[tier]?.arguments ?? {}, request.arguments);
       const over = task === undefined || task.parentTaskId === undefined ? undefined : await above(task);
       const needs = needsOf(revision, facts, over, request.access, request.renewals !== undefined);
-      // A task that is only imagined holds nothing; what others hold is counted.
-      const asking = { ...facts, tenant: caller.tenant };
+      // A task that is only imagined holds nothing; what others hold is counted, and what is said of them is known.
+      const agentWorkload = task?.agentWorkload ?? (request.workload === '' ? undefined : request.workload);
+      const asking = { ...facts, tenant: caller.tenant, agentWorkload };
       const record: RecordedDecision = {
         at,
         workload: request.workload === '' ? (task?.agentWorkload ?? '') : request.workload,
@@ -202,21 +203,13 @@ export function createExplanations(options: ExplanationsOptions) {
       signal: AbortSignal,
     ): AsyncIterable<{ tasks: Task[]; decisions: RawDecision[]; total: number }> {
       const within: DecisionBounds = { ...bounds, tenant: caller.tenant };
+      let total = await decisions.count(within);
       const sent = new Map<string, boolean>();
       const upSent = new Set<string>();
-      // The next page is read while this one is sent and decided: the three take about the same time.
-      const read = (after: string | undefined) => {
-        const page = decisions.page(within, after, pageSize);
-        page.catch(() => undefined);
-        return page;
-      };
-      let next = read(undefined);
-      let total = await decisions.count(within);
-      for (let first = true; !signal.aborted; first = false) {
-        const page = await next;
-        if (page.length === 0 && !first) return;
-        const more = page.length === pageSize;
-        if (more) next = read(page.at(-1)!.decisionId);
+      let after: string | undefined;
+      while (!signal.aborted) {
+        const page = await decisions.page(within, after, pageSize);
+        if (page.length === 0 && after !== undefined) return;
         if (sent.size + upSent.size > remembered) {
           sent.clear();
           upSent.clear();
@@ -232,7 +225,8 @@ export function createExplanations(options: ExplanationsOptions) {
           total,
         };
         total = 0;
-        if (!more) return;
+        if (page.length < pageSize) return;
+        after = page.at(-1)!.decisionId;
       }
     },
   };

@@ -1,4 +1,5 @@
 import type { Task, Tier, ToolAccess } from './model.ts';
+import type { SignalFact } from './signals/model.ts';
 import type { Instant, Millis } from './time.ts';
 
 /** A number of credentials, renewals not counted, that were issued within a window that ends now. */
@@ -17,6 +18,18 @@ export interface FactNeeds {
   /** How deep the task is in its tree, and who opened the root. */
   lineage: boolean;
   rates: readonly RateNeed[];
+  /** Signals in force about its task, agent, workload or tool. */
+  signals: boolean;
+}
+
+export const noNeeds: FactNeeds = { held: false, lineage: false, rates: [], signals: false };
+
+/**
+ * Whether it looks at what further credentials change: then two decisions at the same moment have to see each other. Lineage
+ * and signals are no such thing.
+ */
+export function counts(needs: FactNeeds | undefined): boolean {
+  return needs !== undefined && (needs.held || needs.rates.length > 0);
 }
 
 /** One tool and tier that the task's tree holds or has held. */
@@ -34,6 +47,8 @@ export interface Facts {
   lineage: { depth: number; orchestrator: string } | undefined;
   /** By `rateKey`. */
   rates: ReadonlyMap<string, number>;
+  /** Undefined when nothing asked for them. */
+  signals?: readonly SignalFact[] | undefined;
 }
 
 /** Credentials that a decision does not count: the one that it is about, or the line that it would renew. */
@@ -45,7 +60,7 @@ export type Uncounted = { leaseId: string } | { lineStartedAt: Instant; taskId: 
  */
 export interface DecisionFacts {
   load(
-    task: Pick<Task, 'tenant' | 'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent'>,
+    task: Pick<Task, 'tenant' | 'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent' | 'agentWorkload'>,
     access: ToolAccess,
     needs: FactNeeds,
     now: Instant,
@@ -64,5 +79,10 @@ export function rateKey({ scope, window, tool }: RateNeed): string {
 export function mergeNeeds(a: FactNeeds | undefined, b: FactNeeds | undefined): FactNeeds | undefined {
   if (a === undefined || b === undefined) return a ?? b;
   const rates = new Map([...a.rates, ...b.rates].map((need) => [rateKey(need), need]));
-  return { held: a.held || b.held, lineage: a.lineage || b.lineage, rates: [...rates.values()] };
+  return {
+    held: a.held || b.held,
+    lineage: a.lineage || b.lineage,
+    rates: [...rates.values()],
+    signals: a.signals || b.signals,
+  };
 }

@@ -3,15 +3,7 @@ import { BrokerError } from './errors.ts';
 import { issuedEvent } from './issue-records.ts';
 import { renewAfter } from './lease-terms.ts';
 import type { Lease, Task } from './model.ts';
-import {
-  IssueFailure,
-  type Grant,
-  type Made,
-  type Material,
-  type Provider,
-  type SelfContainedProvider,
-  type TargetProvider,
-} from './provider.ts';
+import type { Grant, Made, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
@@ -79,18 +71,24 @@ export function createHandOut(options: HandOutOptions) {
   async function issueInTwoSteps(
     provider: Provider,
     grant: PreparedGrant,
-    stillAllowed: () => Promise<void>,
+    stillAllowed: (made: boolean) => Promise<void>,
   ): Promise<Issued | undefined> {
     const prepared = await prepare(provider, grant);
     if (!(await writer.insert({ ...prepared.write, supersedeAt: undefined }))) return undefined;
     options.reached('issue.pending-committed');
     try {
-      await stillAllowed();
+      await stillAllowed(false);
     } catch (error) {
       await abandon(provider, prepared, 'policy does not allow it beside what was issued at the same moment');
       throw error;
     }
-    return await make(provider, prepared, (lease) => [issuedEvent({ ...prepared, lease })], announce);
+    return await make(
+      provider,
+      prepared,
+      (lease) => [issuedEvent({ ...prepared, lease })],
+      announce,
+      () => stillAllowed(true),
+    );
   }
 
   /** The lease is pending again until the target has made another credential in the place of the one that was lost. */
@@ -107,6 +105,7 @@ export function createHandOut(options: HandOutOptions) {
       prepared,
       () => [],
       () => undefined,
+      () => Promise.resolve(),
     );
   }
 
@@ -139,6 +138,7 @@ export function createHandOut(options: HandOutOptions) {
     pending: PreparedGrant,
     events: (lease: Lease) => AuditEvent[],
     told: (lease: Lease) => void,
+    stillAllowed: () => Promise<void>,
   ): Promise<Issued | undefined> {
     let made: Made;
     try {
@@ -147,9 +147,7 @@ export function createHandOut(options: HandOutOptions) {
         : await within(provider.issueTimeout, (signal) => provider.issue(pending, signal));
     } catch (error) {
       const failure = providerFailed(pending.lease, 'issue', error);
-      const handle = error instanceof IssueFailure ? error.handle : pending.lease.handle;
-      const left = { ...pending, lease: { ...pending.lease, handle } };
-      await abandon(provider, left, 'the provider did not make the credential');
+      await abandon(provider, pending, 'the provider did not make the credential');
       throw failure;
     }
     options.reached('issue.credential-made');
@@ -159,6 +157,12 @@ export function createHandOut(options: HandOutOptions) {
       expiresAt: Math.min(pending.lease.expiresAt, made.expiresAt ?? Infinity),
     };
     const grant: PreparedGrant = { ...pending, lease, write: { ...pending.write, lease } };
+    try {
+      await stillAllowed();
+    } catch (error) {
+      await abandon(provider, grant, 'policy does not allow it any more');
+      throw error;
+    }
     if (await activate(provider, grant, events(lease))) {
       options.reached('issue.activated');
       return done(lease, made.material, told);

@@ -6,9 +6,9 @@ import { auditEvent } from './audit.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
-import { loadFacts, needsOf, tasksAbove, type ChainNeeds } from './delegation/chain.ts';
+import { allNeeds, loadFacts, needsOf, tasksAbove, type ChainNeeds } from './delegation/chain.ts';
 import { BrokerError } from './errors.ts';
-import type { DecisionFacts, Uncounted } from './facts.ts';
+import { counts, type DecisionFacts, type Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { createHandOut, pendingMargin, type Issued, type PreparedGrant } from './hand-out.ts';
 import { createInTurn } from './in-turn.ts';
@@ -216,7 +216,9 @@ export function createIssuer(options: IssuerOptions): Issuer {
       sinceApproval = await options.approvals.since(renewedFrom, now);
       if (sinceApproval !== undefined) decided = await decideNow();
     }
-    if (needs !== undefined && decided.effect === 'deny') {
+    const all = allNeeds(needs);
+    const counted = counts(all);
+    if (counted && decided.effect === 'deny') {
       // A retry is no further use: what it counts may be its own first call.
       const replayed = await replay(caller, task, access, line);
       if (replayed !== undefined) return replayed;
@@ -232,12 +234,11 @@ export function createIssuer(options: IssuerOptions): Issuer {
     if (provider === undefined) {
       throw new BrokerError('PROVIDER_UNAVAILABLE', `this broker has no provider ${decision.tier.provider}`);
     }
-    const counted = needs !== undefined;
     const grant = newGrant(caller, { task, above }, access, decision, revision, line, now, provider, counted);
     if (provider.selfContained && !counted) return await issueSelfContained(provider, grant);
-    return await issueInTwoSteps(provider, grant, async () => {
-      // Two people have set policy aside: its counts as well.
-      if (!counted || decision.on?.kind === 'break_glass') return;
+    return await issueInTwoSteps(provider, grant, async (made) => {
+      // Two people have set policy aside: its counts as well. A signal may have come while the target made the credential.
+      if (decision.on?.kind === 'break_glass' || !(made ? all?.signals === true : counted)) return;
       // Another replica may have counted at the same moment. Each looks again after its own lease is committed, so the
       // later of two sees the earlier.
       const again = await decideNow(ownLine ?? { leaseId: grant.lease.leaseId });

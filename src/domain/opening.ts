@@ -5,7 +5,7 @@ import { plan as planned, type PlannedDecision } from './decision.ts';
 import { aboveWith, mostInTree, tasksAbove } from './delegation/chain.ts';
 import { checkChild, childRefused, usualChildDeadline } from './delegation/child.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
-import { nothingYet, type DecisionFacts, type Facts } from './facts.ts';
+import { nothingYet, noNeeds, type DecisionFacts, type Facts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
@@ -100,7 +100,7 @@ export function createOpening(options: OpeningOptions) {
         );
       }
       const task = draft(caller, request, now, revision, undefined);
-      const plan = planOf(revision, task, [], now, () => nothingYet);
+      const plan = planOf(revision, task, [], now, await firstFacts(options.facts, revision, task, now));
       const event = openedEvent(task, caller, now, revision, plan);
       const result = await tasks.insert({ ...task, requestId, requestDigest }, [event]);
       return { ...result, above: [], ...(result.inserted ? { plan } : {}) };
@@ -118,7 +118,7 @@ export function createOpening(options: OpeningOptions) {
         now,
       );
       // What the tree holds stays open.
-      const plan = planOf(revision, task, above, now, () => undefined);
+      const plan = planOf(revision, task, above, now, await firstFacts(options.facts, revision, task, now));
       const result = await tasks.insertBelow(
         { ...task, requestId, requestDigest },
         [openedEvent(task, caller, now, revision, plan)],
@@ -255,6 +255,22 @@ function planOf(
             above: hops,
           }),
   }));
+}
+
+/** Of a task that is about to be opened: a root holds nothing, and what is said of its agent and tools is known. */
+async function firstFacts(
+  facts: DecisionFacts,
+  revision: PolicyRevision,
+  task: Task,
+  now: Instant,
+): Promise<(access: ToolAccess) => Facts | undefined> {
+  const base = task.parentTaskId === undefined ? nothingYet : undefined;
+  const known = new Map<ToolAccess, Facts>();
+  for (const access of task.tools) {
+    if (revision.needs(task.agent, access, false)?.signals !== true) continue;
+    known.set(access, { ...(await facts.load(task, access, { ...noNeeds, signals: true }, now)), ...base });
+  }
+  return (access) => known.get(access) ?? base;
 }
 
 /** Of a task that may hold something by now. What others do in the meantime stays open. */

@@ -171,6 +171,9 @@ export interface PolicyRevision {
   toolsOf(workload: string): ReadonlySet<string>;
   /** Whether what this revision no longer allows is to be settled at once, rather than at its next renewal. */
   reevaluate: boolean;
+  /** Whether any of its rules reads signals or review dates; and whether one that is about this does. */
+  watching: boolean;
+  watches(agent: string, access: ToolAccess): boolean;
   /** What storage has to be asked before `decide`; undefined, as for nearly all, when nothing. */
   needs(agent: string, access: ToolAccess, renewal: boolean): FactNeeds | undefined;
   /**

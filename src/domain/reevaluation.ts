@@ -20,12 +20,16 @@ export interface OpenLease {
   above: readonly Task[] | undefined;
   /** Whether people approved this tool and tier for this task. */
   approved: boolean;
+  /** Whether two people set policy aside for it. */
+  emergency: boolean;
 }
 
 /** A lease that is to be settled, and the decision that says so. */
 export interface Ending {
   lease: Lease;
   event: AuditEvent;
+  /** That refuses it. */
+  rule: string;
 }
 
 export interface ReevaluationStore {
@@ -69,6 +73,7 @@ const previewLimit = 10_000;
 /** Takes away at once what a revision with `reevaluate` no longer allows. Any replica does the next batch. */
 export function createReevaluator(options: ReevaluatorOptions) {
   const { policy, store, tenant, clock } = options;
+  const endings = createJudge(options);
   return {
     /** True: there may be more to do at once. */
     tick: async (): Promise<boolean> => {
@@ -91,17 +96,21 @@ export function createReevaluator(options: ReevaluatorOptions) {
       return { decided: open.length, ended: (await endings(revision, open, now)).length };
     },
   };
+}
 
-  async function endings(revision: PolicyRevision, open: readonly OpenLease[], now: Instant): Promise<Ending[]> {
+export type Judge = (revision: PolicyRevision, open: readonly OpenLease[], now: Instant) => Promise<Ending[]>;
+
+/** Says which open leases no longer stand, decided as if they were asked for now: limits on renewals are for the renewal. */
+export function createJudge(options: Pick<ReevaluatorOptions, 'newId' | 'facts'>): Judge {
+  return async (revision, open, now) => {
     const found: Ending[] = [];
     for (const one of open) {
       const end = await ending(revision, one, now);
       if (end !== undefined) found.push(end);
     }
     return found;
-  }
+  };
 
-  /** Decided as if it were asked for now: limits on renewals are for the renewal to meet. */
   async function ending(
     revision: PolicyRevision,
     { lease, task, above, approved }: OpenLease,
@@ -133,6 +142,10 @@ export function createReevaluator(options: ReevaluatorOptions) {
       ...(Object.keys(values).length === 0 ? {} : { arguments: values }),
       asked: asked(task, context),
     };
-    return { lease, event: auditEvent(task, 'decision.made', 'broker', now, detail, lease.leaseId) };
+    return {
+      lease,
+      rule: decision.rule,
+      event: auditEvent(task, 'decision.made', 'broker', now, detail, lease.leaseId),
+    };
   }
 }

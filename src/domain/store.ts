@@ -225,4 +225,6 @@ export interface Wake {
   onTask(listener: (tenant: string, taskId: string) => void): () => void;
   /** Another policy revision was let run. */
   onPolicy(listener: () => void): () => void;
+  /** A signal was reported or cleared (any replica). */
+  onSignal(listener: () => void): () => void;
 }

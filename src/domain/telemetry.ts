@@ -25,6 +25,13 @@ interface OfCall extends OfTask {
   tier: string;
 }
 
+interface OfSignal {
+  tenant: string;
+  signalId: string;
+  subjectKind: string;
+  kind: string;
+}
+
 /** What the domain tells operators, besides what it writes into the audit. Ids and names only, never a secret or free text of a caller. */
 export interface DomainEvents {
   'task.opened': OfTask & { agent: string; opener: string; tools: number };
@@ -38,6 +45,10 @@ export interface DomainEvents {
   'lease.returned': OfLease;
   /** A policy revision that no longer allows it was applied with `reevaluate`. */
   'lease.taken_away': OfLease & { policyRevision: string };
+  /** Decided again because of a signal. */
+  'lease.stopped': OfLease & { policyRule: string; signalToDecisionMs: number };
+  'signal.reported': OfSignal;
+  'signal.cleared': OfSignal;
   'lease.settled': OfLease & { outcome: string; cause: string; attempts: number };
   'lease.irrevocable': OfLease & { attempts: number; error: unknown };
   'settle.batch': { leases: number };

@@ -51,11 +51,6 @@ export interface BrokerEvents {
   'keys.rotated': Common & { tenant: string; kid: string; state: string };
   'keys.retired': Common & { tenant: string; kid: string };
 
-  'vault.logged_in': Common & { server: string; method: string; lifeMs: number };
-  'vault.login_failed': Common & { server: string; error: unknown };
-  'vault.token_lost': Common & { server: string; tenant: string; taskId: string; leases: number };
-  'vault.token_failed': Common & { server: string; tenant: string; taskId: string; error: unknown };
-
   'audit.lagging': Common & { tenant: string; lagMs: number };
   'worker.failed': Common & { worker: string; error: unknown };
 }
@@ -134,6 +129,21 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     level: 'info',
     line: 'the new policy revision no longer allows a credential; it is being settled',
     counter: count('leases_taken_away', ['tool', 'tier', 'provider']),
+  },
+  'lease.stopped': {
+    level: 'info',
+    line: 'because of a signal policy no longer allows a credential; it is being settled',
+    counter: count('leases_stopped', ['tool', 'tier', 'provider']),
+  },
+  'signal.reported': {
+    level: 'info',
+    line: 'a signal is in force',
+    counter: count('signals_reported', ['subjectKind', 'kind']),
+  },
+  'signal.cleared': {
+    level: 'info',
+    line: 'a signal was taken back',
+    counter: count('signals_cleared', ['subjectKind', 'kind']),
   },
   'lease.settled': {
     level: 'debug',
@@ -257,27 +267,6 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
   },
   'keys.rotated': { level: 'info', line: 'a signing key changed its state', counter: count('keys_rotated', ['state']) },
   'keys.retired': { level: 'info', line: 'a signing key was retired' },
-
-  'vault.logged_in': {
-    level: 'info',
-    line: 'the broker has logged in to a Vault server',
-    counter: count('vault_logins', ['server', 'method']),
-  },
-  'vault.login_failed': {
-    level: 'error',
-    line: 'the broker could not log in to a Vault server; nothing is issued from it, and nothing revoked, until it can',
-    counter: count('vault_login_failures', ['server']),
-  },
-  'vault.token_lost': {
-    level: 'warn',
-    line: 'a Vault server has ended the token of a task that is open; what was made with it has died, and is settled',
-    counter: count('vault_tokens_lost', ['server']),
-  },
-  'vault.token_failed': {
-    level: 'warn',
-    line: 'the token of a task could not be renewed or ended at its Vault server; tried again',
-    counter: count('vault_token_failures', ['server']),
-  },
 
   'audit.lagging': { level: 'error', line: 'the audit log lags behind its bound; nothing is issued' },
   'worker.failed': {

@@ -2,6 +2,8 @@ import type { Arguments, ArgumentSpecs } from '../domain/arguments.ts';
 import type { Facts, RateNeed } from '../domain/facts.ts';
 import { rateKey } from '../domain/facts.ts';
 import type { Agent, DecisionInput, Tool } from '../domain/policy.ts';
+import { subjectKinds } from '../domain/signals/model.ts';
+import type { SignalFact, SubjectKind } from '../domain/signals/model.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import { wallClock } from './wall-clock.ts';
 
@@ -163,6 +165,53 @@ export class RateView {
   }
 }
 
+export class SignalItem {
+  readonly subject: string;
+  readonly kind: string;
+  readonly value: bigint;
+  readonly source: string;
+  constructor({ subject, kind, value, source }: SignalFact) {
+    this.subject = subject;
+    this.kind = kind;
+    this.value = BigInt(value);
+    this.source = source;
+  }
+}
+
+/** Signals in force about the agent, its workload, the tool, and the task with those above it. Reasons never decide. */
+export class SignalsView {
+  readonly items: readonly SignalItem[] | undefined;
+  constructor(facts: Facts | undefined) {
+    this.items = facts?.signals?.map((signal) => new SignalItem(signal));
+  }
+  has(kind: string, subject: SubjectKind | undefined): boolean {
+    return this.#of(kind, subject).length > 0;
+  }
+  /** The highest; 0 when there is none. */
+  value(kind: string, subject: SubjectKind | undefined): bigint {
+    return this.#of(kind, subject).reduce((most, { value }) => (value > most ? value : most), 0n);
+  }
+  #of(kind: string, subject: SubjectKind | undefined): SignalItem[] {
+    return known(this.items).filter(
+      (item) => item.kind === kind && (subject === undefined || item.subject === subject),
+    );
+  }
+}
+
+/** The highest risk score that any source gives, 0 when none does. */
+export class RiskView {
+  readonly agent: bigint | undefined;
+  readonly workload: bigint | undefined;
+  readonly tool: bigint | undefined;
+  readonly task: bigint | undefined;
+  readonly highest: bigint | undefined;
+  constructor(signals: SignalsView) {
+    if (signals.items === undefined) return;
+    for (const subject of subjectKinds) this[subject] = signals.value('risk', subject);
+    this.highest = signals.value('risk', undefined);
+  }
+}
+
 /** Arguments of the request, by the types that the tool's tier gives them. */
 export class ArgsView {
   [name: string]: bigint | number | string | boolean;
@@ -191,6 +240,8 @@ export interface Activation extends Record<string, unknown> {
   held: HeldView;
   count: CountView;
   rate: RateView;
+  signals: SignalsView;
+  risk: RiskView;
   environment: Labels;
   lists: ListsView;
   /** Undefined while no request has been made: a plan. */
@@ -235,10 +286,14 @@ export const variables = {
   held: { ctor: HeldView, fields: { items: 'list<HeldItem>' } },
   count: { ctor: CountView, fields: {} },
   rate: { ctor: RateView, fields: {} },
+  signals: { ctor: SignalsView, fields: { items: 'list<SignalItem>' } },
+  risk: { ctor: RiskView, fields: { agent: 'int', workload: 'int', tool: 'int', task: 'int', highest: 'int' } },
 } as const;
 
 /** Fields of what the variables hold, and of the methods' results. */
 export const heldItemFields = { tool: 'string', tier: 'string', count: 'int' } as const;
+
+export const signalItemFields = { subject: 'string', kind: 'string', value: 'int', source: 'string' } as const;
 
 export function fieldsOf(variable: string): Readonly<Record<string, string>> | undefined {
   return Object.hasOwn(variables, variable) ? variables[variable as keyof typeof variables].fields : undefined;

@@ -15,7 +15,7 @@ import { canonicalDocuments, digestOf, remember } from './canonical.ts';
 import { checkDocuments } from './check-documents.ts';
 import type { Checked, KnownNames } from './check-documents.ts';
 import { namesOfRule } from './check-rule.ts';
-import { decideByRules, needsOfRules } from './decide.ts';
+import { decideByRules, needsOfRules, watchedByRules } from './decide.ts';
 import type { Subject, World } from './decide.ts';
 import { ttlOf } from './defaults.ts';
 import { forecastByRules } from './forecast.ts';
@@ -25,7 +25,6 @@ import type {
   DefaultsDocument,
   PolicyDocument,
   PolicyTestDocument,
-  ProviderName,
   RuleSpec,
   TierSpec,
   ToolDocument,
@@ -147,6 +146,10 @@ function build(
     toolsOf: workloadIndex(
       [...tools.values()].flatMap((tool) => tool.workloads.map((pattern): [string, string] => [pattern, tool.name])),
     ),
+    watching: [...index.values()].some((byTool) =>
+      [...byTool.values()].flat().some(({ condition }) => condition?.watches === true),
+    ),
+    watches: (agent, access) => watchedByRules(index, agent, access),
     needs: (agent, access, renewal) => needsOfRules(index, agent, access, renewal),
     decide: (input, considered) => {
       const subject = subjectOf(input);
@@ -255,7 +258,7 @@ function tierOf(tier: TierSpec, tool: ToolDocument, defaults: DefaultsDocument |
     ttl: ttlOf(defaults, tool, tier),
     actions: tier.actions ?? [],
     ...(tier.arguments === undefined ? {} : { arguments: argumentsOf(tier.arguments) }),
-    options: tier[tier.provider as ProviderName] ?? {},
+    options: tier[tier.provider as 'jwt' | 'postgres'] ?? {},
   };
 }
 

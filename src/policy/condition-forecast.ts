@@ -17,6 +17,7 @@ export interface Open {
   caller: boolean;
   held: boolean;
   lineage: boolean;
+  signals: boolean;
   /** By `rateKey`. */
   knownRates: { has(key: string): boolean };
 }
@@ -122,6 +123,7 @@ function collect(node: ASTNode, text: string, open: Open, names: Set<string>, mi
   if (node.op === 'id') {
     if (node.args === 'args' && open.arguments !== undefined) names.add('args');
     else if ((node.args === 'held' || node.args === 'count') && open.held) names.add(node.args);
+    else if ((node.args === 'signals' || node.args === 'risk') && open.signals) names.add(node.args);
     else if (node.args === 'caller' && open.caller) names.add('caller.workload');
     return;
   }

@@ -2,9 +2,19 @@ import { Environment } from '@marcbachmann/cel-js';
 import type { ParseError } from '@marcbachmann/cel-js';
 import { suggestion } from '../config/suggest.ts';
 import type { FactNeeds } from '../domain/facts.ts';
+import { subjectKinds } from '../domain/signals/model.ts';
 import type { Millis } from '../domain/time.ts';
-import { ArgsView, HeldItem, heldItemFields, ListsView, UnknownFact, variables } from './activation.ts';
-import type { Activation, CountView, HeldView, RateView, TimeView, ToolView } from './activation.ts';
+import {
+  ArgsView,
+  HeldItem,
+  heldItemFields,
+  ListsView,
+  SignalItem,
+  signalItemFields,
+  UnknownFact,
+  variables,
+} from './activation.ts';
+import type { Activation, CountView, HeldView, RateView, SignalsView, TimeView, ToolView } from './activation.ts';
 import { parseDuration } from '../config/duration.ts';
 import { unknownField } from './condition-fault.ts';
 import type { ConditionFault } from './condition-fault.ts';
@@ -13,7 +23,7 @@ import type { Expansion } from './expand.ts';
 import { forecaster } from './condition-forecast.ts';
 import type { ConditionResult, ForecastCondition } from './condition-forecast.ts';
 import { checkExpression } from './expression-check.ts';
-import { needsOf } from './expression-needs.ts';
+import { needsOf, watchesOf } from './expression-needs.ts';
 
 export interface Condition {
   evaluate(activation: Activation): ConditionResult;
@@ -21,6 +31,8 @@ export interface Condition {
   needs: FactNeeds | undefined;
   /** All that it can come to while the request is not made. */
   forecast: ForecastCondition;
+  /** Whether a signal can change what it comes to. */
+  watches: boolean;
   source: string;
 }
 
@@ -79,6 +91,7 @@ export function createConditionCompiler(vocabulary: Vocabulary): CompileConditio
 function baseEnvironment(vocabulary: Vocabulary): Environment {
   const environment = new Environment({ limits });
   environment.registerType(HeldItem.name, { ctor: HeldItem, fields: { ...heldItemFields } });
+  environment.registerType(SignalItem.name, { ctor: SignalItem, fields: { ...signalItemFields } });
   for (const [name, { ctor, fields }] of Object.entries(variables)) {
     environment.registerType(ctor.name, { ctor, fields: { ...fields } });
     environment.registerVariable(name, ctor.name);
@@ -114,6 +127,17 @@ function baseEnvironment(vocabulary: Vocabulary): Environment {
   method('CountView', 'task', [], 'int', (count: CountView) => count.task(undefined));
   method('CountView', 'task', ['string'], 'int', (count: CountView, tool: string) => count.task(tool));
   method('CountView', 'task', ['ToolView'], 'int', (count: CountView, tool: ToolView) => count.task(tool.name));
+  method('SignalsView', 'any', ['string'], 'bool', (signals: SignalsView, kind: string) =>
+    signals.has(kind, undefined),
+  );
+  method('SignalsView', 'value', ['string'], 'int', (signals: SignalsView, kind: string) =>
+    signals.value(kind, undefined),
+  );
+  for (const subject of subjectKinds) {
+    method('SignalsView', subject, ['string'], 'bool', (signals: SignalsView, kind: string) =>
+      signals.has(kind, subject),
+    );
+  }
   for (const scope of ['task', 'agent', 'tool'] as const) {
     method('RateView', scope, ['string'], 'int', (rate: RateView, window: string) =>
       rate.of(scope, parseDuration(window) as Millis, undefined),
@@ -160,6 +184,7 @@ function compile(
           const parsed = environment.parse(part);
           return (activation) => evaluate(parsed, activation);
         }),
+        watches: watchesOf(program.ast),
         source: expressionOf(source),
       },
     };
@@ -176,7 +201,7 @@ function evaluate(program: (activation: Activation) => unknown, activation: Acti
     return typeof result === 'boolean' ? result : { failed: 'it gave neither true nor false' };
   } catch (error) {
     if (error instanceof UnknownFact || (error as Error).cause instanceof UnknownFact) {
-      return { failed: 'it counts what is known only when a credential is asked for' };
+      return { failed: 'it looks at what is known only when a credential is asked for' };
     }
     const { code, summary } = error as CelError;
     if (code === 'unknown_variable') return { failed: 'it looks at the arguments of a request, and there is none yet' };

@@ -1,5 +1,5 @@
 import { formatDuration } from '../config/duration.ts';
-import { mergeNeeds } from '../domain/facts.ts';
+import { mergeNeeds, noNeeds } from '../domain/facts.ts';
 import type { FactNeeds } from '../domain/facts.ts';
 import type { Tier, ToolAccess } from '../domain/model.ts';
 import type { Agent, ConsideredRule, Decision, DecisionInput, Tool, ToolTier } from '../domain/policy.ts';
@@ -12,6 +12,8 @@ import {
   HeldView,
   RateView,
   RenewalView,
+  RiskView,
+  SignalsView,
   TaskView,
   TimeView,
 } from './activation.ts';
@@ -66,9 +68,16 @@ export function needsOfRules(
     if (!rule.tiers.has(access.tier)) continue;
     needs = mergeNeeds(needs, rule.condition?.needs);
     if (renewal) needs = mergeNeeds(needs, rule.renewal.condition?.needs);
-    else if (rule.maxUses !== undefined) needs = mergeNeeds(needs, { held: true, lineage: false, rates: [] });
+    else if (rule.maxUses !== undefined) needs = mergeNeeds(needs, { ...noNeeds, held: true });
   }
   return needs;
+}
+
+/** Whether a signal can change what a first issue of this comes to. */
+export function watchedByRules(index: RuleIndex, agent: string, access: ToolAccess): boolean {
+  return about(index, agent, access).some((rules) =>
+    rules.some((rule) => rule.tiers.has(access.tier) && rule.condition?.watches === true),
+  );
 }
 
 /** Deny wins over approval, approval over allow, and nothing matching is a deny (design §3.8). Pure. */
@@ -199,6 +208,7 @@ export function seer(
 
 function activationFor(world: World, { agent, tool, tier }: Subject, input: DecisionInput): Activation {
   const { task, facts, now } = input;
+  const signals = new SignalsView(facts);
   return {
     agent: new AgentView(agent, now),
     tool,
@@ -210,6 +220,8 @@ function activationFor(world: World, { agent, tool, tier }: Subject, input: Deci
     held: new HeldView(facts, world.tools),
     count: new CountView(facts),
     rate: new RateView(facts),
+    signals,
+    risk: new RiskView(signals),
     environment: world.environment,
     lists: world.lists,
     args: input.arguments === undefined ? undefined : new ArgsView(input.arguments, tier.arguments ?? {}),

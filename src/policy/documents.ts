@@ -1,6 +1,7 @@
 import type { ArgumentLimit, ArgumentSpec } from '../domain/arguments.ts';
 import type { RevocationKind, Tier } from '../domain/model.ts';
 import type { SenderConstraint } from '../domain/policy.ts';
+import type { SubjectKind } from '../domain/signals/model.ts';
 
 /** The documents as written, once their schema has checked them. Kept in step with `schemas/*.schema.json`. */
 interface Header<Kind extends string, Metadata, Spec> {
@@ -52,8 +53,6 @@ export interface TtlSpec {
   max?: string;
 }
 
-export type ProviderName = 'jwt' | 'postgres' | 'vault';
-
 export interface TierSpec {
   provider: string;
   revocation: RevocationKind;
@@ -62,7 +61,6 @@ export interface TierSpec {
   arguments?: Record<string, Partial<ArgumentSpec> & Pick<ArgumentSpec, 'type'>>;
   jwt?: Record<string, unknown>;
   postgres?: Record<string, unknown>;
-  vault?: Record<string, unknown>;
 }
 
 export interface RuleSpec {
@@ -132,6 +130,7 @@ export interface PolicyCase {
     };
     held?: Record<string, number>;
     rates?: Record<string, number>;
+    signals?: { subject: SubjectKind; kind: string; value?: number; source?: string }[];
     environment?: Record<string, string>;
   };
   expect: { effect: 'allow' | 'deny' | 'needs_approval'; rule?: string; ttl?: string; reason?: string };

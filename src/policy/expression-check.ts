@@ -1,6 +1,7 @@
 import type { ASTNode } from '@marcbachmann/cel-js';
 import { parseDuration } from '../config/duration.ts';
 import { suggestion } from '../config/suggest.ts';
+import { isSignalKind, knownKinds } from '../domain/signals/model.ts';
 import { fieldsOf } from './activation.ts';
 import { unknownField } from './condition-fault.ts';
 import type { ConditionFault, DefinedFields } from './condition-fault.ts';
@@ -40,6 +41,7 @@ export function checkExpression(
     if (name === 'matches' && args[0] !== undefined) fault = patternFault(args[0]);
     if (name === 'zone' && args[0] !== undefined) fault = zoneFault(args[0]);
     if (receiver.op === 'id' && receiver.args === 'rate') fault = rateFault(args);
+    if (receiver.op === 'id' && receiver.args === 'signals') fault = kindFault(name, args);
   } else if (node.op === '.' || node.op === '[]') {
     fault = environmentFault(node, source, names);
   }
@@ -89,6 +91,23 @@ function rateFault([window, tool]: readonly ASTNode[]): ConditionFault | undefin
     offset: tool.start,
     message: 'the tool must be a literal name',
     hint: "write it like rate.agent('1h', 'crm')",
+  };
+}
+
+/** A misspelt kind would be one that nobody ever reports. */
+function kindFault(method: string, [kind]: readonly ASTNode[]): ConditionFault | undefined {
+  if (kind === undefined) return undefined;
+  const text = literal(kind);
+  if (text !== undefined && isSignalKind(text)) return undefined;
+  if (text === undefined) {
+    const hint = `write it like signals.${method}('owner_left')`;
+    return { offset: kind.start, message: 'the kind of signal must be a literal text', hint };
+  }
+  const known = suggestion(text, Object.keys(knownKinds), 'kinds');
+  return {
+    offset: kind.start,
+    message: `there is no kind of signal "${text}"`,
+    hint: known?.endsWith('?') ? known : `${known}; a kind of your own begins with x_`,
   };
 }
 

@@ -30,6 +30,7 @@ export function forecastByRules(
     caller: input.workload === undefined,
     held: input.facts?.held === undefined,
     lineage: input.task.parentTaskId !== undefined && input.facts?.lineage === undefined,
+    signals: input.facts?.signals === undefined,
     knownRates: input.facts?.rates ?? new Set<string>(),
   };
   const see = seer(world, subject, input);

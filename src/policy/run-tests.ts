@@ -8,6 +8,7 @@ import { rateKey } from '../domain/facts.ts';
 import type { Facts, RateNeed } from '../domain/facts.ts';
 import type { Tier } from '../domain/model.ts';
 import type { DecisionInput, PolicyRevision, RenewalContext } from '../domain/policy.ts';
+import { highestValue, isSignalKind, knownKinds } from '../domain/signals/model.ts';
 import type { PolicyCase, PolicyDocument, PolicyTestDocument } from './documents.ts';
 
 /** One expectation that was not met. */
@@ -64,7 +65,7 @@ export function checkTests(
       });
     (source.value as PolicyTestDocument).spec.cases.forEach((one, index) => {
       const at = ['spec', 'cases', index];
-      const { agent, tool, tier, held, rates } = one.request;
+      const { agent, tool, tier, held, rates, signals } = one.request;
       if (!revision.agents.has(agent)) {
         const hint = suggestion(agent, revision.agents.keys(), 'agents');
         report([...at, 'request', 'agent'], `there is no agent ${quote(agent)}`, hint);
@@ -88,6 +89,14 @@ export function checkTests(
           [...at, 'request', 'rates', name],
           'is not the call that it stands for',
           "write it like rate.agent('1h')",
+        );
+      }
+      for (const [place, { kind }] of (signals ?? []).entries()) {
+        if (isSignalKind(kind)) continue;
+        report(
+          [...at, 'request', 'signals', place, 'kind'],
+          `there is no kind of signal ${quote(kind)}`,
+          suggestion(kind, Object.keys(knownKinds), 'kinds of signals') ?? 'a kind of your own begins with x_',
         );
       }
       const { rule } = one.expect;
@@ -189,6 +198,11 @@ function inputOf(revision: PolicyRevision, { request }: PolicyCase): DecisionInp
     }),
     lineage: { depth, orchestrator: task.orchestrator ?? opener },
     rates: new Map((needs?.rates ?? []).map((need) => [rateKey(need), given.get(rateKey(need)) ?? 0])),
+    signals: (request.signals ?? []).map(({ value = highestValue, source = 'test', ...signal }) => ({
+      ...signal,
+      value,
+      source,
+    })),
   };
   return {
     task: {

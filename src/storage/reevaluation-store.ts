@@ -123,7 +123,7 @@ async function end(client: pg.PoolClient, tenant: string, endings: readonly Endi
   await client.query(`SELECT pg_notify('${channel}', $1 || ' ' || t) FROM unnest($2::text[]) t`, [tenant, tasks]);
 }
 
-async function withTasks(
+export async function withTasks(
   client: Pick<pg.ClientBase, 'query'> | pg.Pool,
   tenant: string,
   leases: readonly Row[],
@@ -132,12 +132,13 @@ async function withTasks(
   const { rows } = await client.query('SELECT * FROM tasks WHERE tenant = $1 AND task_id = ANY($2)', [tenant, ids]);
   const tasks = new Map(rows.map((row: Row) => [row.task_id as string, taskFromRow(row)]));
   await addTasksAbove(client, tenant, tasks);
-  const approvals = await client.query<{ key: string }>(
-    `SELECT DISTINCT l.task_id || ' ' || l.tool || ' ' || l.tier AS key
-     FROM leases l JOIN approval_uses u USING (tenant, lease_id) WHERE l.tenant = $1 AND l.task_id = ANY($2)`,
+  const approvals = await client.query<{ key: string; emergency: boolean }>(
+    `SELECT l.task_id || ' ' || l.tool || ' ' || l.tier AS key, bool_or(a.kind = 'break_glass') AS emergency
+     FROM leases l JOIN approval_uses u USING (tenant, lease_id) JOIN approvals a USING (tenant, approval_id)
+     WHERE l.tenant = $1 AND l.task_id = ANY($2) GROUP BY 1`,
     [tenant, ids],
   );
-  const approved = new Set(approvals.rows.map(({ key }) => key));
+  const approved = new Map(approvals.rows.map(({ key, emergency }) => [key, emergency]));
   return leases.flatMap((row) => {
     const lease = leaseFromRow(row);
     const task = tasks.get(lease.taskId);
@@ -146,7 +147,8 @@ async function withTasks(
     for (let parent = parentOf(tasks, task); parent !== undefined; parent = parentOf(tasks, parent)) above.push(parent);
     if (above.length === 0 && task.parentTaskId !== undefined) return [];
     const chain = task.parentTaskId === undefined ? undefined : above;
-    return [{ lease, task, above: chain, approved: approved.has(`${lease.taskId} ${lease.tool} ${lease.tier}`) }];
+    const emergency = approved.get(`${lease.taskId} ${lease.tool} ${lease.tier}`);
+    return [{ lease, task, above: chain, approved: emergency !== undefined, emergency: emergency === true }];
   });
 }
 

@@ -13,9 +13,10 @@ import { createReevaluationStore } from './reevaluation-store.ts';
 import { createReportStore } from './report-store.ts';
 import { createRevocationStore } from './revocation-store.ts';
 import { createSettlementStore } from './settlement-store.ts';
+import { createSignalReevaluationStore } from './signal-reevaluation-store.ts';
+import { createSignalStore } from './signal-store.ts';
 import { createTaskStore } from './task-store.ts';
 import { createTimelineStore } from './timeline-store.ts';
-import { createTaskTokenStore } from './task-token-store.ts';
 import { createWake } from './wake.ts';
 
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
@@ -35,7 +36,6 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       schemaVersion,
       tasks: createTaskStore(pool),
       leases: createLeaseStore(pool),
-      taskTokens: createTaskTokenStore(pool),
       writer,
       calls,
       facts: createFactsStore(pool),
@@ -49,6 +49,8 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       reports: createReportStore(pool),
       decisions: createDecisionStore(pool),
       reevaluation: createReevaluationStore(pool),
+      signals: createSignalStore(pool),
+      signalReevaluation: createSignalReevaluationStore(pool),
       wake,
 
       /** Milliseconds by which the database's clock is ahead of `now`, within the round trip. */

@@ -5,6 +5,7 @@ import type { Wake } from '../domain/store.ts';
 
 export const channel = 'leasehold_task';
 export const policyChannel = 'leasehold_policy';
+export const signalChannel = 'leasehold_signal';
 
 /** Sent at commit, to every replica. */
 export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: string, taskId: string): Promise<void> {
@@ -50,6 +51,10 @@ export function createWake(config: pg.ClientConfig): Wake & { close(): Promise<v
       emitter.on('policy', listener);
       return () => emitter.off('policy', listener);
     },
+    onSignal: (listener) => {
+      emitter.on('signal', listener);
+      return () => emitter.off('signal', listener);
+    },
     close: async () => {
       stopping.abort();
       await running;
@@ -70,12 +75,16 @@ async function listen(config: pg.ClientConfig, emitter: EventEmitter, signal: Ab
             emitter.emit('policy');
             return;
           }
+          if (heard === signalChannel) {
+            emitter.emit('signal');
+            return;
+          }
           const [tenant, ...taskIds] = (payload ?? '').split(' ');
           for (const taskId of taskIds) emitter.emit('task', tenant, taskId);
         });
         client
           .connect()
-          .then(() => client.query(`LISTEN ${channel}; LISTEN ${policyChannel}`))
+          .then(() => client.query(`LISTEN ${channel}; LISTEN ${policyChannel}; LISTEN ${signalChannel}`))
           .catch(reject);
       });
     } catch {

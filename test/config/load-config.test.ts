@@ -247,13 +247,15 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
     'a misspelt role',
     'access: [{ workloads: ["spiffe://acme.test/o"], roles: [orchestratr] }]',
     [
-      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver; did you mean "orchestrator"?',
+      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver, signal_source; did you mean "orchestrator"?',
     ],
   ],
   [
     'the agent role, which policy gives',
     'access: [{ workloads: ["spiffe://acme.test/o"], roles: [agent] }]',
-    ['6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver'],
+    [
+      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver, signal_source',
+    ],
   ],
   [
     'a role twice',

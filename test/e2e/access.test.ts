@@ -35,6 +35,7 @@ const holders = new Map<Role, string>([
   [Role.OPERATOR, 'operator'],
   [Role.AUDITOR, 'auditor'],
   [Role.APPROVER, 'approver/ann'],
+  [Role.SIGNAL_SOURCE, 'scanner'],
 ]);
 
 let served: Served;

@@ -83,8 +83,8 @@ describe('a condition sees', () => {
       { arguments: undefined },
       'it looks at the arguments of a request, and there is none yet',
     ],
-    ['held.tool("t")', { facts: undefined }, 'it counts what is known only when a credential is asked for'],
-    ['rate.agent("2h") < 1', {}, 'it counts what is known only when a credential is asked for'],
+    ['held.tool("t")', { facts: undefined }, 'it looks at what is known only when a credential is asked for'],
+    ['rate.agent("2h") < 1', {}, 'it looks at what is known only when a credential is asked for'],
   ] as [string, Partial<DecisionInput>, string][])(
     'nothing in %s when that is not known: an allow does not, a deny does',
     (when, rest, why) => {
@@ -117,8 +117,9 @@ describe('a condition sees', () => {
       rule('renews', 'allow', { obligations: { renewal: { condition: 'held.tool("t")' } } }),
     ]);
     const rates = [{ scope: 'agent', window: 3_600_000, tool: 't' }];
-    expect(revision.needs('a', { tool: 't', tier: 'read' }, false)).toEqual({ held: false, lineage: true, rates });
-    expect(revision.needs('a', { tool: 't', tier: 'read' }, true)).toEqual({ held: true, lineage: true, rates });
+    const needs = { held: false, lineage: true, rates, signals: false };
+    expect(revision.needs('a', { tool: 't', tier: 'read' }, false)).toEqual(needs);
+    expect(revision.needs('a', { tool: 't', tier: 'read' }, true)).toEqual({ ...needs, held: true });
     expect(compile([rule('plain', 'allow')]).needs('a', { tool: 't', tier: 'read' }, true)).toBeUndefined();
   });
 });

@@ -28,6 +28,7 @@ const roleOf: Readonly<Partial<Record<WireRole, Role>>> = {
   [WireRole.OPERATOR]: 'operator',
   [WireRole.AUDITOR]: 'auditor',
   [WireRole.APPROVER]: 'approver',
+  [WireRole.SIGNAL_SOURCE]: 'signal_source',
 };
 
 /** Throws when an RPC says not who may call it, or has no handler: such a contract must not be served. */

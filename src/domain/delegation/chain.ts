@@ -51,6 +51,11 @@ export function needsOf(
   return [own, ...theirs].reduce(mergeNeeds, undefined) && { own, above: theirs };
 }
 
+/** All that any of them needs, as one. */
+export function allNeeds(needs: ChainNeeds | undefined): FactNeeds | undefined {
+  return needs && [needs.own, ...needs.above].reduce(mergeNeeds, undefined);
+}
+
 /** Facts for the task itself, and for those above it: what they count is asked for each. */
 export async function loadFacts(
   facts: DecisionFacts,

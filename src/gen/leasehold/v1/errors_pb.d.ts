@@ -324,6 +324,13 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_DELEGATION_REFUSED = 40;
    */
   DELEGATION_REFUSED = 40,
+
+  /**
+   * NOT_FOUND: no such signal of this caller, or its source has said something newer.
+   *
+   * @generated from enum value: ERROR_REASON_SIGNAL_NOT_FOUND = 70;
+   */
+  SIGNAL_NOT_FOUND = 70,
 }
 
 /**

@@ -36,7 +36,7 @@ export declare const AccessSchema: GenMessage<Access>;
 
 /**
  * Role is what a caller may be to the broker. Roles come from two places only: the `access` section of
- * leasehold.yaml (orchestrator, operator, auditor, approver, resource server) and the registered Agent documents (agent).
+ * leasehold.yaml (orchestrator, operator, auditor, approver, resource server, signal source) and the registered Agent documents (agent).
  *
  * @generated from enum leasehold.v1.Role
  */
@@ -89,6 +89,13 @@ export enum Role {
    * @generated from enum value: ROLE_APPROVER = 6;
    */
   APPROVER = 6,
+
+  /**
+   * Reports signals, and sees and clears its own.
+   *
+   * @generated from enum value: ROLE_SIGNAL_SOURCE = 7;
+   */
+  SIGNAL_SOURCE = 7,
 }
 
 /**

@@ -11,7 +11,7 @@ import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
  * Describes the file leasehold/v1/options.proto.
  */
 export const file_leasehold_v1_options = /*@__PURE__*/
-  fileDesc("ChpsZWFzZWhvbGQvdjEvb3B0aW9ucy5wcm90bxIMbGVhc2Vob2xkLnYxIisKBkFjY2VzcxIhCgVyb2xlcxgBIAMoDjISLmxlYXNlaG9sZC52MS5Sb2xlKpUBCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIVChFST0xFX09SQ0hFU1RSQVRPUhABEg4KClJPTEVfQUdFTlQQAhIYChRST0xFX1JFU09VUkNFX1NFUlZFUhADEhEKDVJPTEVfT1BFUkFUT1IQBBIQCgxST0xFX0FVRElUT1IQBRIRCg1ST0xFX0FQUFJPVkVSEAY6TgoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYqYsDIAEoCzIULmxlYXNlaG9sZC52MS5BY2Nlc3NSBmFjY2Vzczo8CgltYXhfYnl0ZXMSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGKqLAyABKAVSCG1heEJ5dGVzYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("ChpsZWFzZWhvbGQvdjEvb3B0aW9ucy5wcm90bxIMbGVhc2Vob2xkLnYxIisKBkFjY2VzcxIhCgVyb2xlcxgBIAMoDjISLmxlYXNlaG9sZC52MS5Sb2xlKq0BCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIVChFST0xFX09SQ0hFU1RSQVRPUhABEg4KClJPTEVfQUdFTlQQAhIYChRST0xFX1JFU09VUkNFX1NFUlZFUhADEhEKDVJPTEVfT1BFUkFUT1IQBBIQCgxST0xFX0FVRElUT1IQBRIRCg1ST0xFX0FQUFJPVkVSEAYSFgoSUk9MRV9TSUdOQUxfU09VUkNFEAc6TgoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYqYsDIAEoCzIULmxlYXNlaG9sZC52MS5BY2Nlc3NSBmFjY2Vzczo8CgltYXhfYnl0ZXMSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGKqLAyABKAVSCG1heEJ5dGVzYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * Describes the message leasehold.v1.Access.
@@ -28,7 +28,7 @@ export const RoleSchema = /*@__PURE__*/
 
 /**
  * Role is what a caller may be to the broker. Roles come from two places only: the `access` section of
- * leasehold.yaml (orchestrator, operator, auditor, approver, resource server) and the registered Agent documents (agent).
+ * leasehold.yaml (orchestrator, operator, auditor, approver, resource server, signal source) and the registered Agent documents (agent).
  *
  * @generated from enum leasehold.v1.Role
  */

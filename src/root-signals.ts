@@ -1,0 +1,82 @@
+import type { NewId } from './domain/ids.ts';
+import type { DecisionFacts } from './domain/facts.ts';
+import type { PolicySource } from './domain/policy.ts';
+import { createSignalBoard } from './domain/signals/board.ts';
+import { withSignals } from './domain/signals/facts.ts';
+import { createSignalReevaluator } from './domain/signals/reevaluation.ts';
+import { createSignals, type Signals } from './domain/signals/signals.ts';
+import type { SignalBoard } from './domain/signals/store.ts';
+import type { Emit } from './domain/telemetry.ts';
+import type { Clock, Millis } from './domain/time.ts';
+import type { Storage } from './storage/storage.ts';
+import type { Loop } from './workers/loop.ts';
+
+export interface SignalWiring {
+  clock: Clock;
+  newId: NewId;
+  policy: PolicySource;
+  storage: Storage;
+  maxInForce: number;
+  worker: (name: string, interval: Millis, round: () => Promise<boolean>) => Loop;
+  kickSettler: () => void;
+  emit: Emit;
+  onClose: (close: () => void) => void;
+}
+
+export interface WiredSignals {
+  board: SignalBoard;
+  facts: DecisionFacts;
+  signals: Signals;
+}
+
+/** Well under the second within which every decision sees a signal. */
+const staleAfter: Millis = 700;
+const day = 86_400_000;
+
+/** Signals as the rest of the broker meets them: facts of decisions, a service, and work in the background. */
+export function wireSignals(wiring: SignalWiring): WiredSignals {
+  const { clock, newId, policy, storage, emit } = wiring;
+  const board = createSignalBoard({
+    store: storage.signals,
+    now: () => clock.now(),
+    monotonic: () => performance.now(),
+    staleAfter,
+  });
+  const facts = withSignals(storage.facts, board);
+  const reevaluator = createSignalReevaluator({
+    clock,
+    newId,
+    policy,
+    store: storage.signalReevaluation,
+    board,
+    facts,
+    kickSettler: wiring.kickSettler,
+    emit,
+  });
+  const reevaluating = wiring.worker('signal-reevaluate', 250, () => reevaluator.tick());
+  const following = wiring.worker('signals', 250, async () => {
+    await board.refresh();
+    return false;
+  });
+  wiring.onClose(
+    storage.wake.onSignal(() => {
+      following.kick();
+      reevaluating.kick();
+    }),
+  );
+  wiring.worker('forget-signals', 600_000, async () => {
+    await storage.signals.forget(clock.now() - day);
+    return false;
+  });
+  const signals = createSignals({
+    clock,
+    newId,
+    policy,
+    store: storage.signals,
+    board,
+    maxInForce: wiring.maxInForce,
+    kick: () => reevaluating.kick(),
+    emit,
+  });
+  return { board, facts, signals };
+}
