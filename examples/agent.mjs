@@ -1,4 +1,5 @@
-// An orchestrator and its agent in one file: open a task, get a database login for it, use it, close the task.
+// An orchestrator and its agent in one file: open a task, get a database login for it, use it, say what was done, close
+// the task.
 // Run `leasehold dev` first, then `node examples/agent.mjs`.
 import { readFileSync } from 'node:fs';
 import { createClient } from '@connectrpc/connect';
@@ -6,6 +7,7 @@ import { createConnectTransport } from '@connectrpc/connect-node';
 import { Tier } from 'leasehold/proto/common_pb.js';
 import { CredentialService } from 'leasehold/proto/credential_service_pb.js';
 import { TaskService } from 'leasehold/proto/task_service_pb.js';
+import { ToolCallOutcome, ToolCallService } from 'leasehold/proto/tool_call_service_pb.js';
 import pg from 'pg';
 
 const tokens = process.env.LEASEHOLD_DEV_TOKENS ?? '.leasehold/tokens';
@@ -26,6 +28,7 @@ function callAs(name) {
 
 const tasks = createClient(TaskService, callAs('orchestrator'));
 const credentials = createClient(CredentialService, callAs('analyst'));
+const calls = createClient(ToolCallService, callAs('analyst'));
 
 const { task } = await tasks.openTask({
   requestId: crypto.randomUUID(),
@@ -46,6 +49,16 @@ try {
   const { rows } = await warehouse.query('SELECT count(*) FROM orders');
   console.log(`${rows[0].count} orders, read as ${user}`);
   await warehouse.end();
+  await calls.recordToolCall({
+    call: {
+      requestId: crypto.randomUUID(),
+      taskId: task.taskId,
+      leaseId: credential.lease.leaseId,
+      action: 'select',
+    },
+    outcome: ToolCallOutcome.SUCCEEDED,
+    effect: { objects: ['table:orders'], rows: 1n },
+  });
 } finally {
   const closed = await tasks.closeTask({ requestId: crypto.randomUUID(), taskId: task.taskId, wait: true });
   console.log(`the task is closed; ${closed.summary.revoked} credential revoked`);

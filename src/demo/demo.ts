@@ -8,7 +8,14 @@ import { startDev, type Dev } from '../dev/dev.ts';
 import { AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
 import { CredentialService } from '../gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../gen/leasehold/v1/task_service_pb.js';
-import { createVerifier, followRevocations, type RevocationFollower } from '../verifier/index.ts';
+import { ToolCallService } from '../gen/leasehold/v1/tool_call_service_pb.js';
+import {
+  createCallReporter,
+  createVerifier,
+  followRevocations,
+  type CallReporter,
+  type RevocationFollower,
+} from '../verifier/index.ts';
 import { startReportsTool, type ReportsTool } from './reports-tool.ts';
 import { tellStory, type Cast } from './story.ts';
 import { createTeller } from './teller.ts';
@@ -28,6 +35,7 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
   let dev: Dev | undefined;
   let tool: ReportsTool | undefined;
   let feed: RevocationFollower | undefined;
+  let reporter: CallReporter | undefined;
   try {
     const progress = options.json ? () => undefined : options.progress;
     await teller.step('start', 'A database, a trust domain and a broker start on this machine.', async () => {
@@ -40,7 +48,9 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
         jwks: `${dev.httpUrl}/.well-known/jwks.json`,
         feed,
       });
-      tool = await startReportsTool(verifier);
+      reporter = createCallReporter({ baseUrl: dev.httpUrl, token: () => readToken(dev!, 'reports') });
+      const onUnreported = (error: unknown) => void log.push(`the tool could not report a call: ${String(error)}\n`);
+      tool = await startReportsTool({ verifier, reporter, onUnreported });
       return { grpc: `127.0.0.1:${dev.broker.grpcPort}`, http: dev.httpUrl, tool: tool.url };
     });
     await tellStory(teller, castOf(dev!, tool!));
@@ -50,6 +60,7 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
   } finally {
     await feed?.close();
     await tool?.stop();
+    await reporter?.close();
     await dev?.stop();
     await rm(dir, { recursive: true, force: true });
   }
@@ -71,6 +82,7 @@ function castOf(dev: Dev, tool: ReportsTool): Cast {
   return {
     orchestrator: createClient(TaskService, as('orchestrator')),
     agent: createClient(CredentialService, as('analyst')),
+    calls: createClient(ToolCallService, as('analyst')),
     auditor: createClient(AuditService, as('auditor')),
     toolUrl: tool.url,
   };

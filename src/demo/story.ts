@@ -1,15 +1,19 @@
 import { timestampDate } from '@bufbuild/protobuf/wkt';
-import { ConnectError, type Client } from '@connectrpc/connect';
-import pg from 'pg';
-import type { AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
+import type { Client } from '@connectrpc/connect';
+import type pg from 'pg';
+import { TimelineStep, type AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
 import { Effect, LeaseOutcome, TaskState, Tier, type Lease } from '../gen/leasehold/v1/common_pb.js';
 import type { CredentialService, PostgresLogin } from '../gen/leasehold/v1/credential_service_pb.js';
 import type { TaskService } from '../gen/leasehold/v1/task_service_pb.js';
+import { ToolCallOutcome, Voucher, type ToolCallService } from '../gen/leasehold/v1/tool_call_service_pb.js';
+import { call, connect, eventually, expiry, refusal } from './hands.ts';
 import { insist, type Teller } from './teller.ts';
 
 export interface Cast {
   orchestrator: Client<typeof TaskService>;
   agent: Client<typeof CredentialService>;
+  /** The agent too. */
+  calls: Client<typeof ToolCallService>;
   auditor: Client<typeof AuditService>;
   toolUrl: string;
 }
@@ -21,7 +25,7 @@ const wanted = [
 ];
 
 /** The life of one task. Every step asks the tool or the database itself, never only the broker. */
-export async function tellStory(teller: Teller, { orchestrator, agent, auditor, toolUrl }: Cast): Promise<void> {
+export async function tellStory(teller: Teller, { orchestrator, agent, calls, auditor, toolUrl }: Cast): Promise<void> {
   const { taskId } = await teller.step(
     'open-task',
     'The orchestrator opens a task before it dispatches it, and sees at once what the task may do.',
@@ -70,7 +74,33 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
     },
   );
 
+  await teller.step(
+    'record-call',
+    'The agent records its call, and the tool attests what it saw: two words on one call.',
+    async () => {
+      const begin = { taskId, leaseId: tokenLease, action: 'reports.read', arguments: { report: 'quarterly' } };
+      const { call: own } = await calls.beginToolCall({ requestId: crypto.randomUUID(), ...begin });
+      const { status } = await call(toolUrl, token, own!.callId);
+      insist(status === 200, `the tool accepts the token, not ${status}`);
+      const outcome = ToolCallOutcome.SUCCEEDED;
+      await calls.endToolCall({ requestId: crypto.randomUUID(), callId: own!.callId, outcome });
+      const seen = await eventually(async () => {
+        const { calls: all } = await calls.listToolCalls({ taskId });
+        return all.find((one) => one.aboutCallId === own!.callId);
+      });
+      insist(seen.violations.length === 0, 'nothing to raise');
+      insist(seen.argumentsDigest === own!.argumentsDigest, 'both name the same arguments');
+      return {
+        call: own!.callId,
+        attested: `${seen.callId} by ${seen.reportedBy}`,
+        target: seen.target['resource'],
+        effect: seen.effect?.objects.join(),
+      };
+    },
+  );
+
   let login: PostgresLogin;
+  let loginLease = '';
   let session: pg.Client;
   await teller.step(
     'issue-login',
@@ -79,6 +109,7 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
       const { credential } = await ask('warehouse', Tier.READ);
       insist(credential?.material.case === 'postgresLogin', 'a database login');
       login = credential.material.value;
+      loginLease = credential.lease!.leaseId;
       session = await connect(login);
       const { rows } = await session.query<{ n: string; total: string }>(
         'SELECT count(*) AS n, sum(total) AS total FROM orders',
@@ -89,6 +120,20 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
         expires: expiry(credential.lease!),
         read: `${rows[0]!.n} orders, total ${rows[0]!.total}`,
       };
+    },
+  );
+
+  await teller.step(
+    'record-query',
+    'It records the query; where it went, the broker knows from the lease.',
+    async () => {
+      const { call: recorded } = await calls.recordToolCall({
+        call: { requestId: crypto.randomUUID(), taskId, leaseId: loginLease, action: 'select' },
+        outcome: ToolCallOutcome.SUCCEEDED,
+        effect: { objects: ['table:orders'] },
+      });
+      insist(recorded?.target['role'] === login.username, 'the target is the login of the lease');
+      return { call: recorded.callId, target: recorded.target, raised: recorded.violations.length };
     },
   );
 
@@ -206,38 +251,32 @@ export async function tellStory(teller: Teller, { orchestrator, agent, auditor, 
         actor: event.actor,
         tool: event.detail?.['tool'],
         tier: event.detail?.['tier'],
-        effect: event.detail?.['effect'],
+        effect: typeof event.detail?.['effect'] === 'string' ? event.detail['effect'] : '',
         outcome: event.detail?.['outcome'],
       })),
     };
   });
-}
 
-function expiry(lease: Lease): string {
-  return timestampDate(lease.expireTime!).toISOString();
-}
-
-async function call(url: string, token: string): Promise<{ status: number; body: string }> {
-  const response = await fetch(url, {
-    headers: { authorization: `Bearer ${token}` },
-    signal: AbortSignal.timeout(5_000),
-  });
-  return { status: response.status, body: await response.text() };
-}
-
-async function connect({ host, port, database, username, password }: PostgresLogin): Promise<pg.Client> {
-  const client = new pg.Client({ host, port, database, user: username, password, connectionTimeoutMillis: 5_000 });
-  // The broker ends this session when the task closes: that is the point, not an accident.
-  client.on('error', () => undefined);
-  await client.connect();
-  return client;
-}
-
-async function refusal(attempt: Promise<unknown>, word: string): Promise<string> {
-  const message = await attempt.then(
-    () => 'it was issued',
-    (error: unknown) => ConnectError.from(error).rawMessage,
+  await teller.step(
+    'timeline',
+    'And the whole of it at a glance: what happened, in order, and whose word it is.',
+    async () => {
+      const { entries } = await auditor.listTimeline({ taskId, pageSize: 1_000 });
+      const steps = new Set(entries.map((entry) => entry.step));
+      for (const step of ['INTENT', 'DECISION', 'CREDENTIAL', 'CALL', 'EFFECT', 'SETTLEMENT'] as const) {
+        insist(steps.has(TimelineStep[step]), `an entry of step ${step.toLowerCase()}`);
+      }
+      insist(
+        entries.some((entry) => entry.voucher === Voucher.TARGET_ATTESTED),
+        'an entry that the tool vouches for',
+      );
+      return {
+        timeline: entries.map((entry) => ({
+          step: TimelineStep[entry.step].toLowerCase(),
+          voucher: Voucher[entry.voucher].toLowerCase(),
+          what: entry.summary,
+        })),
+      };
+    },
   );
-  insist(message.includes(word), `a refusal that says "${word}", got: ${message}`);
-  return message;
 }

@@ -2,13 +2,13 @@ import { timestampMs } from '@bufbuild/protobuf/wkt';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { createClient } from '@connectrpc/connect';
 import type { Transport } from '@connectrpc/connect';
-import { createConnectTransport } from '@connectrpc/connect-node';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock, Instant, Millis } from '../domain/time.ts';
 import { RevocationService } from '../gen/leasehold/v1/revocation_service_pb.js';
 import type { Revocation, WatchRevocationsResponse } from '../gen/leasehold/v1/revocation_service_pb.js';
 import { createRevocationMemory } from './feed.ts';
 import type { RevocationEntry, RevocationFeed } from './feed.ts';
+import { transportOf } from './transport.ts';
 
 export interface FollowOptions {
   /** The broker's HTTP door; or give a `transport` of your own (client certificates, a proxy). */
@@ -120,12 +120,6 @@ async function rejectAt(signal: AbortSignal): Promise<never> {
     if (signal.aborted) reject(signal.reason as Error);
     else signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
   });
-}
-
-function transportOf(options: FollowOptions): Transport {
-  if (options.transport !== undefined) return options.transport;
-  if (options.baseUrl === undefined) throw new TypeError('followRevocations needs a baseUrl or a transport');
-  return createConnectTransport({ baseUrl: options.baseUrl, httpVersion: '1.1', readMaxBytes: 4 * 1024 * 1024 });
 }
 
 const taskSubject = (taskId: string) => `task ${taskId}`;

@@ -4,5 +4,7 @@ export type { VerifiedToken } from './claims.ts';
 export type { RevocationFeed } from './feed.ts';
 export { followRevocations } from './follow.ts';
 export type { FollowOptions, RevocationFollower } from './follow.ts';
+export { createCallReporter, ReportRefused } from './report-calls.ts';
+export type { CallReporter, CallReporterOptions, ReportedCall, SeenCall } from './report-calls.ts';
 export { createVerifier } from './verifier.ts';
 export type { Verifier, VerifierOptions } from './verifier.ts';
