@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import type { CallFilter, CallStore } from '../domain/calls/store.ts';
-import type { ToolCall } from '../domain/calls/model.ts';
+import type { CallHop, ToolCall } from '../domain/calls/model.ts';
 import type { Lease } from '../domain/model.ts';
 import { callFromRow, hopFromRow } from './call-rows.ts';
 import { createCallWriter, type CallWriterOptions } from './call-writer.ts';
@@ -51,29 +51,36 @@ export function createCallStore(pool: pg.Pool, options: CallWriterOptions): Call
     callFromRow,
   );
 
+  const chains = byKey<{ taskId: string; hops: CallHop[] }>(
+    'chains-of-tasks',
+    // Bounded, so that a row that somebody tampered with cannot make it go round for ever.
+    `SELECT k.tenant, k.id, c.hops FROM ${keys} CROSS JOIN LATERAL (
+      WITH RECURSIVE up AS (
+        SELECT parent_task_id, 0 AS depth FROM tasks WHERE tenant = k.tenant AND task_id = k.id
+        UNION ALL
+        SELECT t.parent_task_id, up.depth + 1 FROM up JOIN tasks t ON t.tenant = k.tenant AND t.task_id = up.parent_task_id
+        WHERE up.depth < 32
+      )
+      SELECT json_agg(json_build_object(
+        'task_id', t.task_id, 'agent', t.agent, 'workload', t.agent_workload, 'opener', t.opener) ORDER BY up.depth) AS hops
+      FROM up JOIN tasks t ON t.tenant = k.tenant AND t.task_id = up.parent_task_id) c`,
+    ({ taskId }) => taskId,
+    (row) => ({
+      taskId: row.id as string,
+      hops: ((row.hops ?? []) as Parameters<typeof hopFromRow>[0][]).map(hopFromRow),
+    }),
+  );
+
   return {
     lease: (tenant, id) => guarded(() => leases.write({ tenant, id })),
     get: (tenant, id) => guarded(() => calls.write({ tenant, id })),
     insert: writer.insert,
     end: writer.end,
 
-    chain: (task) =>
-      guarded(async () => {
-        const { rows } = await pool.query<Parameters<typeof hopFromRow>[0]>({
-          name: 'call-chain',
-          // Bounded, so that a row that somebody tampered with cannot make it go round for ever.
-          text: `WITH RECURSIVE up AS (
-              SELECT parent_task_id, 0 AS depth FROM tasks WHERE tenant = $1 AND task_id = $2
-              UNION ALL
-              SELECT t.parent_task_id, up.depth + 1 FROM up JOIN tasks t ON t.tenant = $1 AND t.task_id = up.parent_task_id
-              WHERE up.depth < 32
-            )
-            SELECT t.task_id, t.agent, t.agent_workload AS workload, t.opener
-            FROM up JOIN tasks t ON t.tenant = $1 AND t.task_id = up.parent_task_id ORDER BY up.depth`,
-          values: [task.tenant, task.taskId],
-        });
-        return rows.map(hopFromRow);
-      }),
+    chain: async (task) => {
+      const found = await guarded(() => chains.write({ tenant: task.tenant, id: task.taskId }));
+      return found?.hops ?? [];
+    },
 
     byRequest: (tenant, taskId, reportedBy, requestId) =>
       guarded(async () => {

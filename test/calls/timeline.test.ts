@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { AuditService, TimelineStep, type TimelineEntry } from '../../src/gen/leasehold/v1/audit_service_pb.js';
-import { Voucher } from '../../src/gen/leasehold/v1/tool_call_service_pb.js';
-import { openTask, refusal, sql, warehouseRead, type Parties } from '../e2e/support.ts';
+import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
+import { ToolCallService, Voucher } from '../../src/gen/leasehold/v1/tool_call_service_pb.js';
+import { openTask, refusal, warehouseRead, type Parties } from '../e2e/support.ts';
 import { runCli, startCli } from '../cli/run-cli.ts';
 import { ordersRead, serveCalls, succeeded, working, type Estate } from './support.ts';
 
@@ -80,27 +82,31 @@ test('a task from its intent to its settlement, in order, with who vouches for e
 });
 
 test('with the tasks below it when asked, and for nobody who may not see it', async () => {
-  const { taskId } = await working(served);
-  const below = await openTask(served, [ordersRead]);
-  // A child as the database keeps it, whatever way it came to be.
-  await sql(
-    served.estate.databaseUrl,
-    'UPDATE leasehold.tasks SET parent_task_id = $1, root_task_id = $1 WHERE task_id = $2',
-    [taskId, below.taskId],
-  );
-  const { credential } = await served.agent.issueCredential({ requestId: uuid(), taskId: below.taskId, ...ordersRead });
+  const { taskId } = await openTask(served, [ordersRead], { agent: 'lead' });
+  const lead = served.estate.client(TaskService, 'agent/lead');
+  const below = (
+    await lead.openTask({
+      requestId: uuid(),
+      intent: 'a part of it',
+      agent: 'crew',
+      tools: [ordersRead],
+      parentTaskId: taskId,
+    })
+  ).task!;
+  const crew = served.estate.client(CredentialService, 'agent/crew/1');
+  const { credential } = await crew.issueCredential({ requestId: uuid(), taskId: below.taskId, ...ordersRead });
   const ofTasks = async (tree: boolean) =>
     new Set((await timelineOf(served, taskId, tree)).map((entry) => entry.taskId));
   expect(await ofTasks(false)).toEqual(new Set([taskId]));
   expect(await ofTasks(true)).toEqual(new Set([taskId, below.taskId]));
 
-  const { call } = await served.calls.beginToolCall({
+  const { call } = await served.estate.client(ToolCallService, 'agent/crew/1').beginToolCall({
     requestId: uuid(),
     taskId: below.taskId,
     leaseId: credential!.lease!.leaseId,
     action: 'orders.get',
   });
-  expect(call!.chain).toMatchObject([{ taskId, agent: 'analyst' }]);
+  expect(call!.chain).toMatchObject([{ taskId, agent: 'lead', opener: 'spiffe://dev.leasehold.test/orchestrator' }]);
   expect(call!.rootTaskId).toBe(taskId);
 
   const stranger = served.estate.client(AuditService, 'orchestrator/other');

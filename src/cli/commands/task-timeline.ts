@@ -37,7 +37,8 @@ export function taskTimeline(parent: Command): void {
     .option('--limit <number>', 'most entries to tell', count(100_000), 10_000)
     .option('--page-token <token>', 'go on after an earlier one (next_page_token)')
     .action(async (taskId: string, options: Options) => {
-      const [remote, view] = await Promise.all([import('../remote.ts'), import('../timeline-view.ts')]);
+      const remote = await import('../remote.ts');
+      const { timelineHead, timelineLine } = await import('../timeline-view.ts');
       const client = remote.connect(options);
       const tree = options.tree === true;
       const page = (pageToken: string) =>
@@ -45,10 +46,10 @@ export function taskTimeline(parent: Command): void {
       const schema = remote.ListTimelineResponseSchema;
       const tell = (entries: TimelineEntry[], nextPageToken: string) => {
         if (options.json === true) remote.jsonLine(schema, remote.create(schema, { entries, nextPageToken }));
-        else for (const entry of entries) view.timelineLine(entry, tree);
+        else for (const entry of entries) timelineLine(entry, tree);
       };
 
-      if (options.json !== true) view.timelineHead(tree);
+      if (options.json !== true) timelineHead(tree);
       if (options.follow === true) {
         await follow(taskId, page, (entries) => tell(entries, ''), options.pageToken ?? '');
         return;
