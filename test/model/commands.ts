@@ -2,14 +2,19 @@ import { randomUUID } from 'node:crypto';
 import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import fc from 'fast-check';
 import { expect } from 'vitest';
+import { devWorkload } from '../../src/dev/environment.ts';
 import { Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
 import type { Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import type { OpenTaskResponse } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import {
   accesses,
+  above,
   closeInModel,
   issueOutcome,
   maxLife,
+  mayOpenChild,
   mayRenew,
+  moveDeadline,
   takeApproval,
   type Access,
   type AgentName,
@@ -59,15 +64,55 @@ function tolerated(model: Model, replica: ReplicaIndex, refused: Refused): boole
 
 function openTask(agent: AgentName, tools: readonly Access[], replica: ReplicaIndex): Command {
   return command(`open(${agent}, ${tools.join(' ')}, r${replica})`, 'nothing', async (model, { replicas }) => {
-    const result = await answered(
-      replicas[replica].tasks.openTask({ intent: 'model', agent, tools: tools.map(toolAndTier) }),
-    );
+    const result = await answered(replicas[replica].tasks.openTask(taskOf(agent, tools)));
     if ('refused' in result) {
       expect(tolerated(model, replica, result.refused), JSON.stringify(result.refused)).toBe(true);
       return;
     }
-    const { taskId, deadline } = result.answer.task!;
-    model.tasks.push({ taskId, agent, tools, open: true, deadline: timestampMs(deadline!), leases: [], approvals: [] });
+    model.tasks.push(opened(result.answer, agent, tools, undefined));
+  });
+}
+
+const taskOf = (agent: AgentName, tools: readonly Access[]) => ({
+  intent: 'model',
+  agent,
+  agentWorkload: devWorkload(`agent/${agent}`),
+  tools: tools.map(toolAndTier),
+});
+
+function opened(
+  { task }: OpenTaskResponse,
+  agent: AgentName,
+  tools: readonly Access[],
+  parent: ModelTask | undefined,
+): ModelTask {
+  const deadline = timestampMs(task!.deadline!);
+  if (parent !== undefined) expect(deadline).toBeLessThanOrEqual(parent.deadline);
+  return { taskId: task!.taskId, parent, agent, tools, open: true, deadline, leases: [], approvals: [] };
+}
+
+/** By whoever opened the parent; `stranger`: by an agent that has nothing to do with it. */
+function openChild(
+  at: number,
+  agent: AgentName,
+  tools: readonly Access[],
+  stranger: boolean,
+  replica: ReplicaIndex,
+): Command {
+  const text = `child(${at}, ${agent}, ${tools.join(' ')}${stranger ? ', by a stranger' : ''}, r${replica})`;
+  return command(text, 'task', async (model, { replicas }) => {
+    const parent = pick(model.tasks, at);
+    const by = stranger
+      ? replicas[replica].openers[parent.agent === 'alpha' ? 'beta' : 'alpha']
+      : replicas[replica].tasks;
+    const result = await answered(by.openTask({ ...taskOf(agent, tools), parentTaskId: parent.taskId }));
+    const allowed = !stranger && mayOpenChild(model, parent, agent, tools);
+    if ('refused' in result) {
+      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      return;
+    }
+    expect(allowed).toBe(true);
+    model.tasks.push(opened(result.answer, agent, tools, parent));
   });
 }
 
@@ -201,7 +246,7 @@ function close(at: number, replica: ReplicaIndex): Command {
     const task = pick(model.tasks, at);
     const result = await answered(replicas[replica].tasks.closeTask({ taskId: task.taskId }));
     expect(result).toHaveProperty('answer');
-    closeInModel(task);
+    closeInModel(model, task);
   });
 }
 
@@ -212,15 +257,16 @@ function extend(at: number, minutes: number, replica: ReplicaIndex): Command {
     const result = await answered(
       replicas[replica].tasks.extendTask({ taskId: task.taskId, deadline: timestampFromMs(deadline) }),
     );
+    // Close to the parent's the two clocks decide.
+    const room = task.parent === undefined ? Infinity : task.parent.deadline - deadline;
     if ('refused' in result) {
-      // Brought forward to before the end of a credential that cannot be revoked: none of this policy's tiers.
-      expect(task.open && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(task.open && room > slack && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(
+        false,
+      );
       return;
     }
-    expect(task.open).toBe(true);
-    task.deadline = timestampMs(result.answer.task!.deadline!);
-    // What would outlive it is ended by the deadline itself; here it only may not be counted on.
-    for (const lease of task.leases) if (lease.expiresAt > task.deadline) lease.live = false;
+    expect(task.open && room >= 0).toBe(true);
+    moveDeadline(model, task, timestampMs(result.answer.task!.deadline!));
   });
 }
 
@@ -264,7 +310,37 @@ function closeAgainstIssues(at: number, access: Access, replica: ReplicaIndex): 
       task.leases.push(received(task, access, requestIds[n]!, result.answer.credential!));
     }
     if (!couldIssue) expect(got).toBe(0);
-    closeInModel(task);
+    closeInModel(model, task);
+  });
+}
+
+/** A close of a whole tree on one replica while children are opened below it, and used, on both. */
+function closeAgainstOpens(at: number, agent: AgentName, replica: ReplicaIndex): Command {
+  return command(`close-tree(${at}, r${replica}) ‖ 3 × child(${agent})`, 'task', async (model, { replicas }) => {
+    const task = pick(model.tasks, at);
+    const root = above(task).at(-1) ?? task;
+    const tools = [task.tools[0]!];
+    const allowed = mayOpenChild(model, task, agent, tools);
+    const opens = [0, 1, 0].map(async (n) => {
+      const at = replicas[n as ReplicaIndex];
+      const result = await answered(at.tasks.openTask({ ...taskOf(agent, tools), parentTaskId: task.taskId }));
+      if ('refused' in result) return undefined;
+      const child = opened(result.answer, agent, tools, task);
+      const requestId = randomUUID();
+      const used = await issueAt(at, child, agent, tools[0]!, requestId);
+      if ('answer' in used) child.leases.push(received(child, tools[0]!, requestId, used.answer.credential!));
+      return child;
+    });
+    const closed = await answered(replicas[replica].tasks.closeTask({ taskId: root.taskId }));
+    expect(closed).toHaveProperty('answer');
+    for (const child of await Promise.all(opens)) {
+      if (child === undefined) continue;
+      expect(allowed).toBe(true);
+      const late = await issueAt(replicas[replica], child, agent, tools[0]!, randomUUID());
+      expect(late).toHaveProperty('refused');
+      model.tasks.push(child);
+    }
+    closeInModel(model, root);
   });
 }
 
@@ -340,12 +416,16 @@ const agent = fc.constantFrom<AgentName>('alpha', 'beta');
 const access = fc.constantFrom<Access>(...accesses);
 const likely = fc.constantFrom<Access>('api:read', 'api:write', 'db:read');
 const index = fc.nat(30);
+const tools = fc.subarray([...accesses], { minLength: 1 });
 
 /** One sequence: mostly what agents do all day, with the rare and the hostile in between. */
 export const sequences = (maxCommands: number) => {
   const often = [
-    fc.tuple(agent, fc.subarray([...accesses], { minLength: 1 }), replica).map((args) => openTask(...args)),
+    fc.tuple(agent, tools, replica).map((args) => openTask(...args)),
     fc.tuple(index, agent, access, replica).map((args) => issue(...args)),
+    fc
+      .tuple(index, agent, tools, fc.boolean(), replica)
+      .map(([at, name, some, unlikely, where]) => openChild(at, name, some, unlikely && at % 5 === 0, where)),
     fc.tuple(index, fc.constant<AgentName>('alpha'), likely, replica).map((args) => issue(...args)),
     fc
       .tuple(index, fc.constant<AgentName>('alpha'), fc.constant<Access>('api:write'), replica)
@@ -361,6 +441,7 @@ export const sequences = (maxCommands: number) => {
     fc.tuple(index, fc.integer({ min: 1, max: 90 }), replica).map((args) => extend(...args)),
     fc.tuple(index, likely, replica).map((args) => closeAgainstIssues(...args)),
     fc.tuple(index, likely).map((args) => twice(...args)),
+    fc.tuple(index, agent, replica).map((args) => closeAgainstOpens(...args)),
     index.map((at) => spendTwice(at)),
     fc.tuple(replica, fc.constantFrom(-4_000, -500, 0, 500, 4_000)).map((args) => moveClock(...args)),
   ];

@@ -70,6 +70,14 @@ export async function checkGroundTruth(model: Model, world: World): Promise<void
   // Invariant 4: one request, one lease.
   expect(new Set(rows.map((row) => `${row.task_id} ${row.request_id}`)).size).toBe(rows.length);
 
+  // Invariant 3: a child has at most what its parent has, does not outlive it, and is closed with it.
+  const wide = await world.database.query(
+    `SELECT c.task_id FROM tasks c JOIN tasks p ON p.tenant = c.tenant AND p.task_id = c.parent_task_id
+     WHERE c.task_id = ANY($1) AND (NOT p.tools @> c.tools OR c.deadline > p.deadline OR (c.state = 'open' AND p.state <> 'open'))`,
+    [ids],
+  );
+  expect(wide.rows).toEqual([]);
+
   const roles = rows.filter(({ provider }) => provider === 'postgres').map(({ handle }) => handle.split('/')[1]!);
   const left = await world.target.query('SELECT rolname FROM pg_roles WHERE rolname = ANY($1)', [roles]);
   expect(left.rows).toEqual([]);

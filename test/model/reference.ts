@@ -20,6 +20,11 @@ export const policy: Record<AgentName, Partial<Record<Access, 'allow' | 'approva
   alpha: { 'api:read': 'allow', 'db:read': 'allow', 'api:write': 'approval' },
   beta: { 'api:read': 'allow', 'db:read': 'allow', 'db:write': 'allow' },
 };
+/** What policy says of tasks below those of an agent. */
+export const delegation: Record<AgentName, { to: readonly AgentName[]; maxDepth: number; maxOpenChildren: number }> = {
+  alpha: { to: ['alpha', 'beta'], maxDepth: 2, maxOpenChildren: 2 },
+  beta: { to: ['beta'], maxDepth: 1, maxOpenChildren: 1 },
+};
 export const maxRenewals: Partial<Record<Access, number>> = { 'api:read': 40, 'db:read': 40 };
 
 export interface ModelLease {
@@ -43,6 +48,7 @@ export interface ModelApproval {
 
 export interface ModelTask {
   taskId: string;
+  parent: ModelTask | undefined;
   agent: AgentName;
   tools: readonly Access[];
   open: boolean;
@@ -62,16 +68,40 @@ export const emptyModel = (): Model => ({ tasks: [], mayRefuse: [false, false] }
 /** Whether a first issue has to succeed, has to be refused, or has to be refused with a question to people. */
 export function issueOutcome(task: ModelTask, agent: AgentName, access: Access): 'granted' | 'asks' | 'refused' {
   if (!task.open || task.agent !== agent || !task.tools.includes(access)) return 'refused';
-  const rule = policy[agent][access];
+  const rule = ruleOf(task, access);
   if (rule === undefined) return 'refused';
   if (rule === 'allow') return 'granted';
   if (task.approvals.some(({ state }) => state === 'approved')) return 'granted';
   return task.approvals.some(({ state }) => state === 'denied') ? 'refused' : 'asks';
 }
 
+export function above(task: ModelTask): ModelTask[] {
+  return task.parent === undefined ? [] : [task.parent, ...above(task.parent)];
+}
+
+/** At most what every task above may do: one that is denied it denies it, one that has to ask makes it ask. */
+function ruleOf(task: ModelTask, access: Access): 'allow' | 'approval' | undefined {
+  const rules = [task, ...above(task)].map(({ agent }) => policy[agent][access]);
+  if (rules.includes(undefined)) return undefined;
+  return rules.includes('approval') ? 'approval' : 'allow';
+}
+
+export function mayOpenChild(model: Model, parent: ModelTask, agent: AgentName, tools: readonly Access[]): boolean {
+  const chain = [parent, ...above(parent)];
+  const rule = delegation[parent.agent];
+  const children = model.tasks.filter((task) => task.parent === parent && task.open).length;
+  return (
+    parent.open &&
+    rule.to.includes(agent) &&
+    chain.every((hop, index) => index + 1 <= delegation[hop.agent].maxDepth) &&
+    children < rule.maxOpenChildren &&
+    tools.every((access) => parent.tools.includes(access))
+  );
+}
+
 /** On success: takes the use of the approval with it, as the issuing write does. */
 export function takeApproval(task: ModelTask, access: Access): void {
-  if (policy[task.agent][access] !== 'approval') return;
+  if (ruleOf(task, access) !== 'approval') return;
   const used = task.approvals.find(({ state }) => state === 'approved');
   if (used === undefined) throw new Error('issued without an approval');
   used.state = 'used';
@@ -81,7 +111,21 @@ export function mayRenew(task: ModelTask, lease: ModelLease): boolean {
   return task.open && lease.live && lease.renewals < (maxRenewals[lease.access] ?? 0);
 }
 
-export function closeInModel(task: ModelTask): void {
-  task.open = false;
-  for (const lease of task.leases) lease.live = false;
+/** With everything below it. */
+export function closeInModel(model: Model, closed: ModelTask): void {
+  for (const task of model.tasks) {
+    if (task !== closed && !above(task).includes(closed)) continue;
+    task.open = false;
+    for (const lease of task.leases) lease.live = false;
+  }
+}
+
+/** Also of those below it, which never outlive it. */
+export function moveDeadline(model: Model, moved: ModelTask, deadline: number): void {
+  for (const task of model.tasks) {
+    if (task === moved) task.deadline = deadline;
+    else if (task.open && above(task).includes(moved)) task.deadline = Math.min(task.deadline, deadline);
+    // What would outlive it may be ended with it: it is not counted on any more.
+    for (const lease of task.leases) if (lease.expiresAt > task.deadline) lease.live = false;
+  }
 }

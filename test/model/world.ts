@@ -17,6 +17,8 @@ import type { Access, AgentName } from './reference.ts';
 export interface Replica {
   tasks: Client<typeof TaskService>;
   agents: Record<AgentName, Client<typeof CredentialService>>;
+  /** The agents, as those who open tasks. */
+  openers: Record<AgentName, Client<typeof TaskService>>;
   approver: Client<typeof ApprovalService>;
   /** Its clock is ahead of the machine's by this, milliseconds. */
   clock: { ahead: number };
@@ -70,6 +72,10 @@ export async function startWorld(): Promise<World> {
       agents: {
         alpha: estate.client(CredentialService, 'agent/alpha', httpPort),
         beta: estate.client(CredentialService, 'agent/beta', httpPort),
+      },
+      openers: {
+        alpha: estate.client(TaskService, 'agent/alpha', httpPort),
+        beta: estate.client(TaskService, 'agent/beta', httpPort),
       },
       approver: estate.client(ApprovalService, 'approver/pat', httpPort),
     };
