@@ -320,7 +320,8 @@ export function createToolCalls(options: ToolCallsOptions) {
 function timesOf(over: CallOver | undefined, now: Instant) {
   if (over === undefined) return { startedAt: now, endedAt: undefined };
   const { startedAt = over.endedAt ?? now, endedAt = now } = over;
-  for (const [field, at] of Object.entries({ start_time: startedAt, end_time: endedAt })) {
+  for (const [field, at] of Object.entries({ start_time: over.startedAt, end_time: over.endedAt })) {
+    if (at === undefined) continue;
     if (at > now + skew) throw fieldInvalid(field, 'lies in the future');
     if (at < now - oldest) throw fieldInvalid(field, 'lies more than a day back');
   }
