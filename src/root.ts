@@ -9,6 +9,7 @@ import { credentialService } from './api/credential-service.ts';
 import { policyService } from './api/policy-service.ts';
 import { reportService } from './api/report-service.ts';
 import { revocationService } from './api/revocation-service.ts';
+import { settlementService } from './api/settlement-service.ts';
 import { signalService } from './api/signal-service.ts';
 import { taskService } from './api/task-service.ts';
 import { toolCallService } from './api/tool-call-service.ts';
@@ -54,6 +55,7 @@ import {
   sealingKey,
   webhookEndpoints,
 } from './root-options.ts';
+import { wireSettlement } from './root-settlement.ts';
 import { wireSignals } from './root-signals.ts';
 import { createDoors } from './server/doors.ts';
 import { openStorage } from './storage/storage.ts';
@@ -191,6 +193,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       reached,
       emit,
     });
+    closers.push(() => settler.stop());
     const worker = (name: string, interval: Millis, round: () => Promise<boolean>) => {
       const loop = startLoop({ interval, round, onError: (error) => emit('worker.failed', { worker: name, error }) });
       closers.push(() => loop.stop());
@@ -199,6 +202,18 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const settling = worker('settle', 1_000, () => settler.tick());
     closers.push(storage.wake.onTask(() => settling.kick()));
 
+    const { care, reconciler } = wireSettlement({
+      clock: monitor.earlier,
+      tenant,
+      storage,
+      providers,
+      settler,
+      periodic: config.reconcile,
+      observability,
+      worker,
+      kickSettler: () => settling.kick(),
+      onClose: (close) => void closers.push(close),
+    });
     const { signals, facts } = wireSignals({
       clock,
       newId,
@@ -385,7 +400,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           maxMessageBytes: config.server.limits.maxMessageBytes,
           newRequestId: randomUUID,
         }),
+        settlementService({ clock, care, reconciler, newRequestId: randomUUID }),
         adminService({
+          clock,
           version,
           replicaId,
           startedAt,

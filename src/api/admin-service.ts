@@ -3,10 +3,10 @@ import { isId } from '../domain/ids.ts';
 import { tiers } from '../domain/model.ts';
 import type { PolicySource } from '../domain/policy.ts';
 import type { LeaseStore } from '../domain/store.ts';
-import type { Instant } from '../domain/time.ts';
+import type { Clock, Instant } from '../domain/time.ts';
 import { AdminService } from '../gen/leasehold/v1/admin_service_pb.js';
 import { service } from './call.ts';
-import { kindMessage, leaseMessage, leaseStateOf, tierMessage } from './convert.ts';
+import { kindMessage, leaseForOperators, leaseStateOf, tierMessage } from './convert.ts';
 import { nextPageToken, pageSize, pageToken, taskIdField } from './fields.ts';
 
 export interface Component {
@@ -16,6 +16,7 @@ export interface Component {
 }
 
 export interface AdminServiceOptions {
+  clock: Clock;
   version: string;
   replicaId: string;
   startedAt: Instant;
@@ -26,7 +27,7 @@ export interface AdminServiceOptions {
 }
 
 export function adminService(options: AdminServiceOptions) {
-  const { policy, leases } = options;
+  const { clock, policy, leases } = options;
   return service(AdminService, {
     getStatus: async () => {
       const components = await options.components();
@@ -51,10 +52,14 @@ export function adminService(options: AdminServiceOptions) {
         ...(request.taskId === '' ? {} : { taskId: taskIdField(request.taskId) }),
         states: request.states.map((state, index) => leaseStateOf(`states[${index}]`, state)),
         troubled: request.troubled,
+        abandoned: request.abandoned,
         pageSize: pageSize(request.pageSize, 50),
         after: pageToken(request.pageToken, (id) => isId('lse', id)),
       });
-      return { leases: page.items.map(leaseMessage), nextPageToken: nextPageToken(page.next) };
+      return {
+        leases: page.items.map((lease) => leaseForOperators(lease, clock.now())),
+        nextPageToken: nextPageToken(page.next),
+      };
     },
 
     listTools: () => ({

@@ -3,8 +3,10 @@ import { durationFromMs, timestampFromMs, timestampMs, type Duration, type Times
 import type { BoundedDecision, PlannedDecision } from '../domain/decision.ts';
 import { fieldInvalid } from '../domain/errors.ts';
 import type { Issued } from '../domain/hand-out.ts';
+import { adviceFor, nextAttempt } from '../domain/lease-care.ts';
 import type * as domain from '../domain/model.ts';
 import type * as domainPolicy from '../domain/policy.ts';
+import { targetOf } from '../domain/provider.ts';
 import type { TaskView } from '../domain/tasks.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import {
@@ -12,6 +14,7 @@ import {
   Effect,
   LeaseOutcome,
   LeaseSchema,
+  LeaseSettlementSchema,
   LeaseState,
   RevocationKind,
   SenderConstraint,
@@ -144,6 +147,23 @@ export function leaseMessage(lease: domain.Lease): Lease {
     settleAttempts: lease.settleAttempts,
     settleError: lease.settleError ?? '',
   });
+}
+
+/** With what only operators and auditors are told. */
+export function leaseForOperators(lease: domain.Lease, now: Instant): Lease {
+  const message = leaseMessage(lease);
+  message.settlement = create(LeaseSettlementSchema, {
+    cause: lease.settleCause ?? '',
+    target: targetOf(lease.handle),
+    handle: lease.handle,
+    ...optional('beginTime', time(lease.settlingSince)),
+    ...optional('nextAttemptTime', time(nextAttempt(lease))),
+    abandonedBy: lease.abandoned?.by ?? '',
+    ...optional('abandonTime', time(lease.abandoned?.at)),
+    abandonReason: lease.abandoned?.reason ?? '',
+    advice: adviceFor(lease, now),
+  });
+  return message;
 }
 
 export function taskMessage(task: domain.Task): MessageInitShape<typeof TaskSchema> {

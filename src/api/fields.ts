@@ -9,9 +9,9 @@ export function taskIdField(value: string, field = 'task_id'): string {
   return value;
 }
 
-export function leaseIdField(value: string): string {
+export function leaseIdField(value: string, field = 'lease_id'): string {
   if (!isId('lse', value))
-    throw fieldInvalid('lease_id', 'must be a lease id such as lse_ followed by 32 hexadecimal digits');
+    throw fieldInvalid(field, 'must be a lease id such as lse_ followed by 32 hexadecimal digits');
   return value;
 }
 

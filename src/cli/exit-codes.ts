@@ -21,6 +21,10 @@ export const exitCodes = {
   databaseNewer: { code: 10, meaning: 'the database was migrated by a newer release; run that release' },
   databaseBehind: { code: 11, meaning: 'the database has migrations missing; run leasehold migrate' },
   unsettled: { code: 12, meaning: 'the task is closed for new credentials, but some lease has no good outcome yet' },
+  differs: {
+    code: 13,
+    meaning: 'reconcile: a target holds credentials that no lease owns, or lacks some that an active lease has',
+  },
   interrupted: { code: 130, meaning: 'ended by Ctrl-C' },
   outputClosed: { code: 141, meaning: 'whoever read the output went away' },
 } as const;

@@ -19,7 +19,10 @@ import { credentialStream } from './commands/credential-stream.ts';
 import { demo } from './commands/demo.ts';
 import { dev } from './commands/dev.ts';
 import { help } from './commands/help.ts';
+import { leaseAbandon } from './commands/lease-abandon.ts';
+import { leaseGet } from './commands/lease-get.ts';
 import { leaseList } from './commands/lease-list.ts';
+import { leaseSettle } from './commands/lease-settle.ts';
 import { migrate } from './commands/migrate.ts';
 import { policyCheck } from './commands/policy-check.ts';
 import { policyTest } from './commands/policy-test.ts';
@@ -29,6 +32,7 @@ import { policyExplain } from './commands/policy-explain.ts';
 import { policyList } from './commands/policy-list.ts';
 import { policyReplay } from './commands/policy-replay.ts';
 import { policyRollback } from './commands/policy-rollback.ts';
+import { reconcile } from './commands/reconcile.ts';
 import { report } from './commands/report.ts';
 import { serve } from './commands/serve.ts';
 import { signalClear } from './commands/signal-clear.ts';
@@ -85,7 +89,8 @@ export function buildProgram(): Command {
   }
 
   program.commandsGroup('Look:');
-  leaseList(group(program, 'lease', 'List leases'));
+  const lease = group(program, 'lease', 'List leases, and see to those that could not be revoked');
+  for (const add of [leaseList, leaseGet, leaseSettle, leaseAbandon]) add(lease);
   toolList(group(program, 'tool', 'List tools'));
   auditList(group(program, 'audit', 'Read the audit trail'));
   status(program);
@@ -112,6 +117,7 @@ export function buildProgram(): Command {
   dev(program);
   demo(program);
   migrate(program);
+  reconcile(program);
   configCheck(group(program, 'config', 'Check the configuration'));
 
   program.commandsGroup('Other:');

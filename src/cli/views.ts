@@ -87,6 +87,10 @@ export function showLeases(leases: readonly Lease[], withTask = false): void {
 }
 
 function leaseNote(lease: Lease): string {
+  const { settlement } = lease;
+  if (settlement !== undefined && settlement.abandonedBy !== '') {
+    return `abandoned by ${settlement.abandonedBy}: ${settlement.abandonReason}`;
+  }
   if (lease.deadBy !== undefined) return `dead by ${iso(lease.deadBy)}`;
   if (lease.settleError !== '') return `${lease.settleAttempts} attempts: ${lease.settleError}`;
   return lease.renewedFromLeaseId === '' ? '' : `renews ${lease.renewedFromLeaseId}`;

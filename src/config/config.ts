@@ -23,6 +23,8 @@ export interface Config {
   /** Facts about this installation that conditions may look at. */
   environment: Readonly<Record<string, string>>;
   tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };
+  /** Comparing leases with what their targets hold, now and then. */
+  reconcile: { enabled: boolean; every: Millis; settle: boolean };
   approvals: ApprovalsConfig;
   /** Most records of tool calls in one task. */
   calls: { maxPerTask: number };

@@ -160,6 +160,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
       settleBound: millis(tasks.settleBound),
       renewalOverlap: millis(tasks.renewalOverlap),
     },
+    reconcile: { ...raw.reconcile, every: millis(raw.reconcile.every) },
     approvals: {
       groups: approvals.groups,
       maxPending: approvals.maxPending,

@@ -54,6 +54,7 @@ export interface RawConfig {
   policy: { source: 'directory' | 'database'; directory?: string };
   environment: Record<string, string>;
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
+  reconcile: { enabled: boolean; every: string; settle: boolean };
   approvals: {
     groups: Record<string, string[]>;
     maxPending: number;

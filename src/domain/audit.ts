@@ -24,6 +24,16 @@ export type AuditKind =
   | 'call.unfinished'
   | 'call.raised'
   | 'call.limit_reached'
+  /** An irrevocable lease was revoked after all. */
+  | 'lease.corrected'
+  /** An operator made its settlement due again. */
+  | 'lease.retried'
+  /** An operator declared it finished by hand (`leasehold lease abandon`). */
+  | 'lease.given_up'
+  /** Reconciliation is about to revoke, and has revoked or not, what no open lease owns. */
+  | 'stray.found'
+  | 'stray.revoked'
+  | 'stray.failed'
   | 'approval.requested'
   | 'approval.voted'
   | 'approval.approved'

@@ -47,6 +47,7 @@ const codes = {
   CALL_LIMIT: 'resource_exhausted',
   DELEGATION_REFUSED: 'permission_denied',
   SIGNAL_NOT_FOUND: 'not_found',
+  ABANDON_REFUSED: 'failed_precondition',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

@@ -2,7 +2,7 @@ import { checkArguments, noArguments, type DeclaredArguments } from './arguments
 import { actsAsAgent, holds, leaseNotFound, taskClosed, taskNotFound } from './access.ts';
 import { approvalEvent } from './approvals/build.ts';
 import type { ApprovalGate } from './approvals/gate.ts';
-import { auditEvent } from './audit.ts';
+import { auditEvent, type AuditEvent } from './audit.ts';
 import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
@@ -17,7 +17,7 @@ import { leaseEnded, notRenewed, refusal, renewable, stillRunning } from './issu
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
-import type { Grant, Provider } from './provider.ts';
+import type { Grant, Provider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
@@ -48,7 +48,7 @@ export interface IssuerOptions {
   cache: TaskCache;
   approvals: ApprovalGate;
   tasks: Pick<TaskStore, 'pinAgent'>;
-  leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon' | 'reopen'>;
+  leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon' | 'reopen' | 'beginReissue' | 'endReissue'>;
   writer: LeaseWriter;
   /** Resolves when what was begun in this turn of the event loop has been sent. */
   sent: () => Promise<void>;
@@ -410,19 +410,34 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const grant: Grant = { lease, task: current, above, tool, tier };
     const detail = { request_id: line.requestId };
     const event = auditEvent(task, 'lease.reissued', caller.workload, now, detail, lease.leaseId);
-    if (!provider.selfContained && provider.reissue === 'anew') {
-      const settleAt = now + provider.issueTimeout + pendingMargin;
-      const write: LeaseWrite = { lease, epoch: current.epoch, settleAt, supersedeAt: undefined, events: [] };
-      const anew = await issueAnew(provider, { ...grant, write }, event);
-      // Another retry of the same call, or the end of the lease, was there first.
-      if (anew === undefined) throw stillRunning();
-      return anew;
+    if (provider.selfContained) {
+      await writer.record([event]);
+      return { lease, material: provider.sign(grant), renewAfter: renewAfter(lease) };
     }
-    await writer.record([event]);
-    const material = provider.selfContained
-      ? provider.sign(grant)
-      : (await within(provider.issueTimeout, (signal) => provider.issue(grant, signal))).material;
-    return { lease, material, renewAfter: renewAfter(lease) };
+    if (provider.reissue === 'replaces') return await replaceSecret(provider, grant, event);
+    const settleAt = now + provider.issueTimeout + pendingMargin;
+    const write: LeaseWrite = { lease, epoch: current.epoch, settleAt, supersedeAt: undefined, events: [] };
+    const anew = await issueAnew(provider, { ...grant, write }, event);
+    // Another retry of the same call, or the end of the lease, was there first.
+    if (anew === undefined) throw stillRunning();
+    return anew;
+  }
+
+  /** Of two retries at once, one would hold a secret that the other has replaced. */
+  async function replaceSecret(provider: TargetProvider, grant: Grant, event: AuditEvent): Promise<Issued> {
+    const { lease } = grant;
+    const now = clock.now();
+    if (!(await leases.beginReissue(lease, now, now + provider.issueTimeout + pendingMargin, event))) {
+      const current = await leases.get(lease.tenant, lease.leaseId);
+      throw current?.state === 'active' ? stillRunning() : leaseEnded(lease);
+    }
+    try {
+      const { material } = await within(provider.issueTimeout, (signal) => provider.issue(grant, signal));
+      return { lease, material, renewAfter: renewAfter(lease) };
+    } finally {
+      // When this fails, the hold runs out.
+      await leases.endReissue(lease).catch(() => undefined);
+    }
   }
 
   async function refuse(

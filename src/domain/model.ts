@@ -87,6 +87,18 @@ export interface Lease {
   settleCause: SettleCause | undefined;
   settleAttempts: number;
   settleError: string | undefined;
+  /** When the broker looks at it next. This and what follows is set on a lease that was read from storage. */
+  settleAt?: Instant;
+  /** When its settlement was first begun. */
+  settlingSince?: Instant | undefined;
+  abandoned?: Abandonment | undefined;
+}
+
+/** An operator's word that the credential was ended by hand; the broker tries no more. */
+export interface Abandonment {
+  at: Instant;
+  by: string;
+  reason: string;
 }
 
 export interface LeaseSummary {

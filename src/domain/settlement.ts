@@ -1,7 +1,9 @@
 import type { Lease, LeaseOutcome } from './model.ts';
-import type { Provider, TargetProvider } from './provider.ts';
+import { targetOf, type Provider, type TargetProvider } from './provider.ts';
+import { createSlots } from './slots.ts';
 import type { SettlementStore, Settled } from './store.ts';
-import { leaseFields, type Emit, type Reached } from './telemetry.ts';
+import { createTargetBreaker } from './target-breaker.ts';
+import { settleFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 import { within } from './within.ts';
 
@@ -9,7 +11,7 @@ export interface SettlerOptions {
   clock: Clock;
   store: SettlementStore;
   providers: ReadonlyMap<string, Provider>;
-  /** Most revocations under way at once on this replica. */
+  /** Most revocations under way at once at one target, from this replica. */
   concurrency: number;
   /** Longest time that one revocation may take. */
   revokeTimeout: Millis;
@@ -25,28 +27,46 @@ export interface SettlerOptions {
   emit: Emit;
 }
 
+/** What one attempt at a lease came to. */
+type Attempt =
+  | { is: 'gone' }
+  | { is: 'bounded'; deadBy: Instant }
+  | { is: 'undecided'; lookAgainAt: Instant; because: string }
+  | { is: 'failed'; because: string };
+
 export type Settler = ReturnType<typeof createSettler>;
 
 const batch = 500;
+/** Targets that one round begins with, at most; each gets `concurrency`. */
+const targetsAtOnce = 16;
 /** Between two attempts at one lease. */
 const longestPause: Millis = 30_000;
-/** Between two looks at a failing target: short, because what fails may be one lease of many. */
-const longestRest: Millis = 5_000;
+/** Between two looks for irrevocable leases that are due again. */
+const slowLook: Millis = 5_000;
+/** Between two attempts at an irrevocable one: a 24th of the time since it ran out, but within these. */
+const shortestSlowPause: Millis = 3_600_000;
+const longestSlowPause: Millis = 24 * 3_600_000;
 
 /**
  * Takes due leases to an outcome (design §2 Settlement). Every step can be repeated: a claim runs out, a revocation is
- * idempotent, an outcome is written once. A target that fails is left alone for a while, and one that hangs is not waited
- * for, so that it holds up no other.
+ * idempotent, an outcome is written once. Each target is worked through on its own, so that one that fails, hangs or has
+ * thousands waiting holds up no other.
  */
 export function createSettler(options: SettlerOptions) {
-  const { clock, store, providers } = options;
+  const { clock, store, providers, emit } = options;
   const selfContained = kinds((provider) => provider.selfContained);
   const atTarget = kinds((provider) => !provider.selfContained);
   const claimFor = options.revokeTimeout + 5_000;
-  /** Target → when to try it again. */
-  const resting = new Map<string, { until: Instant; failures: number }>();
-  /** Targets with revocations of an earlier round under way: they get no more until those have ended. */
-  const busy = new Set<string>();
+  const slots = createSlots(options.concurrency);
+  const breaker = createTargetBreaker({
+    random: options.random,
+    onFailing: (target, failures) => emit('target.failing', { target, failures }),
+    onRecovered: (target, failures) => emit('target.recovered', { target, failures }),
+  });
+  /** Targets that are being worked through, each by one piece of work. */
+  const busy = new Map<string, Promise<void>>();
+  let stopping = false;
+  let lookSlowlyAt: Instant = 0;
 
   return {
     claimFor,
@@ -55,30 +75,44 @@ export function createSettler(options: SettlerOptions) {
     tick: async (): Promise<boolean> => {
       const now = clock.now();
       const done = await store.settleSelfContained(selfContained, now, batch);
-      if (done > 0) options.emit('settle.batch', { leases: done });
-      const claimed = await store.claim(atTarget, now, claimFor, options.concurrency, [
-        ...busy,
-        ...restingTargets(now),
-      ]);
-      if (claimed.length > 0) options.reached('settle.claimed');
-      await patiently([...byTarget(claimed)].map(([target, leases]) => settleAt(target, leases)));
-      const completed = await store.completeTasks(clock.now(), batch);
-      for (const { tenant, taskId, state } of completed) options.emit('task.closed', { tenant, taskId, state });
-      const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
-      for (const { tenant, taskId } of degraded) options.emit('settle.degraded', { tenant, taskId });
-      // A tree is settled from below, level by level.
-      const climbing = completed.length === batch || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
-      return done === batch || claimed.length === options.concurrency || climbing;
+      if (done > 0) emit('settle.batch', { leases: done });
+      const drains = await beginDrains(now);
+      await patiently([...drains, ...(await beginProbes(now))]);
+      if (lookSlowlyAt <= now) {
+        await beginSlowRetries(now);
+        lookSlowlyAt = now + slowLook;
+      }
+      const climbing = await finishTasks();
+      return done === batch || drains.length >= targetsAtOnce || climbing;
     },
 
-    /** One lease that the caller has claimed already. */
+    /** Irrevocable leases that an operator has made due are seen by the next round. */
+    lookAtIrrevocable: (): void => {
+      lookSlowlyAt = 0;
+    },
+
+    /** One lease that the caller has claimed already. At a target that is failing, its claim runs out instead. */
     settleNow: async (lease: Lease): Promise<void> => {
       const { tenant, leaseId } = lease;
       if (providers.get(lease.provider)?.selfContained === true) {
         await store.settleSelfContained(selfContained, clock.now(), 1, { tenant, leaseId });
-      } else {
+      } else if (breaker.healthy(targetOf(lease.handle))) {
         await settleAll([lease]);
       }
+    },
+
+    /** One more attempt at a lease that the caller has claimed, whatever its target's state; why it failed, or undefined. */
+    attempt: async (lease: Lease): Promise<string | undefined> => {
+      const attempt = await revoke(lease);
+      if (attempt.is === 'undecided' || attempt.is === 'failed') return attempt.because;
+      await record([resultOf(lease, attempt, clock.now())]);
+      return undefined;
+    },
+
+    /** Resolves when what is under way has ended. */
+    stop: async (): Promise<void> => {
+      stopping = true;
+      await Promise.all(busy.values());
     },
   };
 
@@ -86,20 +120,68 @@ export function createSettler(options: SettlerOptions) {
     return [...providers.values()].filter(matches).map((provider) => provider.kind);
   }
 
-  function restingTargets(now: Instant): string[] {
-    return [...resting].filter(([, rest]) => rest.until > now).map(([target]) => target);
+  /** Targets that have something due and are not being worked through begin; the oldest come first. */
+  async function beginDrains(now: Instant): Promise<Promise<void>[]> {
+    const begun: Promise<void>[] = [];
+    while (begun.length < targetsAtOnce && !stopping) {
+      const except = [...busy.keys(), ...breaker.failing()];
+      const claimed = await store.claim(atTarget, now, claimFor, options.concurrency, except);
+      if (claimed.length === 0) break;
+      options.reached('settle.claimed');
+      for (const [target, leases] of byTarget(claimed)) begun.push(begin(target, () => drain(target, leases)));
+      // Fewer than were asked for: all that is due elsewhere is in this claim.
+      if (claimed.length < options.concurrency) break;
+    }
+    return begun;
   }
 
-  async function settleAt(target: string, leases: readonly Lease[]): Promise<void> {
-    busy.add(target);
-    try {
-      await settleAll(leases);
-    } catch (error) {
-      // Nothing is lost: the claims run out, and the next one finds the credentials gone.
-      options.emit('storage.failed', { operation: 'settle', error });
-    } finally {
-      busy.delete(target);
+  async function beginProbes(now: Instant): Promise<Promise<void>[]> {
+    const begun: Promise<void>[] = [];
+    for (const target of breaker.toProbe(now)) {
+      if (busy.has(target) || stopping) continue;
+      const claimed = await store.claim(atTarget, now, claimFor, 1, [], target);
+      if (claimed.length > 0) begun.push(begin(target, () => drain(target, claimed)));
     }
+    return begun;
+  }
+
+  async function beginSlowRetries(now: Instant): Promise<void> {
+    const probed = new Set(breaker.toProbe(now));
+    const except = [...busy.keys(), ...breaker.failing().filter((target) => !probed.has(target))];
+    const claimed = await store.claimIrrevocable(atTarget, now, claimFor, options.concurrency, except);
+    await patiently([...byTarget(claimed)].map(([target, leases]) => begin(target, () => settleAll(leases))));
+    // A full claim is not the last one.
+    if (claimed.length === options.concurrency) lookSlowlyAt = 0;
+  }
+
+  function begin(target: string, work: () => Promise<void>): Promise<void> {
+    const running = work()
+      // Nothing is lost: the claims run out, and the next one finds the credentials gone.
+      .catch((error: unknown) => emit('storage.failed', { operation: 'settle', error }))
+      .finally(() => busy.delete(target));
+    busy.set(target, running);
+    return running;
+  }
+
+  /** Goes on with what is due at this target for as long as it takes it. */
+  async function drain(target: string, claimed: readonly Lease[]): Promise<void> {
+    const until = clock.now() + options.patience;
+    for (let leases = claimed; leases.length > 0;) {
+      await settleAll(leases);
+      if (stopping || !breaker.healthy(target)) break;
+      leases = await store.claim(atTarget, clock.now(), claimFor, options.concurrency, [], target);
+    }
+    // The round that began it has ended without it.
+    if (clock.now() >= until) while (await finishTasks());
+  }
+
+  /** True: there is more to finish. A tree is settled from below, level by level. */
+  async function finishTasks(): Promise<boolean> {
+    const completed = await store.completeTasks(clock.now(), batch);
+    for (const { tenant, taskId, state } of completed) emit('task.closed', { tenant, taskId, state });
+    const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
+    for (const { tenant, taskId } of degraded) emit('settle.degraded', { tenant, taskId });
+    return completed.length === batch || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
   }
 
   async function patiently(work: readonly Promise<void>[]): Promise<void> {
@@ -110,80 +192,107 @@ export function createSettler(options: SettlerOptions) {
   }
 
   async function settleAll(leases: readonly Lease[]): Promise<void> {
-    const results = await Promise.all(leases.map((lease) => revoke(lease)));
-    const settled = results.filter((result) => result !== undefined);
-    if (settled.length === 0) return;
-    options.reached('settle.revoked');
-    await store.settled(settled, clock.now());
-    options.reached('settle.recorded');
-    for (const { lease, outcome } of settled) {
-      options.emit('lease.settled', {
-        ...leaseFields(lease),
-        outcome,
-        cause: lease.settleCause ?? '',
-        attempts: lease.settleAttempts,
-      });
-    }
-  }
-
-  async function revoke(lease: Lease): Promise<Settled | undefined> {
-    const provider = providers.get(lease.provider) as TargetProvider;
-    const target = targetOf(lease);
-    try {
-      const remaining = await within(options.revokeTimeout, (signal) => provider.revoke(lease.handle, signal, lease));
-      resting.delete(target);
-      if (remaining !== undefined && 'lookAgainAt' in remaining) {
-        await store.failed(lease, remaining.because, remaining.lookAgainAt);
+    const results = await Promise.all(
+      leases.map(async (lease) => {
+        const attempt = await revoke(lease);
+        if (attempt.is === 'gone' || attempt.is === 'bounded') return resultOf(lease, attempt, clock.now());
+        const noted =
+          attempt.is === 'failed'
+            ? failed(lease, attempt.because)
+            : store.failed(lease, attempt.because, attempt.lookAgainAt);
+        // What is gone is recorded even if this is not: the claim then runs out.
+        await noted.catch((error: unknown) => emit('storage.failed', { operation: 'settle', error }));
         return undefined;
-      }
-      if (remaining !== undefined) return { lease, outcome: 'bounded', deadBy: remaining.deadBy };
-      return { lease, outcome: outcomeOf(lease, clock.now()), deadBy: undefined };
+      }),
+    );
+    await record(results.filter((result) => result !== undefined));
+  }
+
+  async function revoke(lease: Lease): Promise<Attempt> {
+    const provider = providers.get(lease.provider) as TargetProvider | undefined;
+    const target = targetOf(lease.handle);
+    if (provider === undefined) return { is: 'failed', because: `this broker has no provider ${lease.provider}` };
+    try {
+      const remaining = await slots(target, () =>
+        within(options.revokeTimeout, (signal) => provider.revoke(lease.handle, signal, lease)),
+      );
+      breaker.succeeded(target);
+      if (remaining === undefined) return { is: 'gone' };
+      return 'deadBy' in remaining ? { is: 'bounded', ...remaining } : { is: 'undecided', ...remaining };
     } catch (error) {
-      return await failed(lease, target, error);
+      breaker.failed(target, clock.now());
+      return { is: 'failed', because: error instanceof Error ? error.message : String(error) };
     }
   }
 
-  async function failed(lease: Lease, target: string, error: unknown): Promise<Settled | undefined> {
+  async function record(results: readonly Settled[]): Promise<void> {
+    if (results.length === 0) return;
+    options.reached('settle.revoked');
     const now = clock.now();
-    const message = error instanceof Error ? error.message : String(error);
-    if (now > lease.expiresAt + options.giveUpAfter) {
-      options.emit('lease.irrevocable', { ...leaseFields(lease), attempts: lease.settleAttempts, error });
-      await store.failed(lease, message, now + claimFor);
-      return { lease, outcome: 'irrevocable', deadBy: undefined };
+    const first = results.filter(({ lease }) => lease.outcome === undefined);
+    const later = results.filter(({ lease }) => lease.outcome === 'irrevocable');
+    if (first.length > 0) await store.settled(first, now);
+    const closed = later.length > 0 ? await store.corrected(later, now) : [];
+    options.reached('settle.recorded');
+    for (const { lease, outcome } of first) {
+      const cause = lease.settleCause ?? '';
+      emit('lease.settled', { ...settleFields(lease), outcome, cause, attempts: lease.settleAttempts });
     }
-    rest(target, now);
-    const retryInMs = pause(lease.settleAttempts, longestPause);
-    await store.failed(lease, message, now + retryInMs);
-    options.emit('settle.failed', { ...leaseFields(lease), attempts: lease.settleAttempts, retryInMs, error });
-    return undefined;
+    for (const { lease, outcome } of later) {
+      emit('lease.corrected', { ...settleFields(lease), outcome, attempts: lease.settleAttempts });
+    }
+    for (const { tenant, taskId, state } of closed) emit('task.closed', { tenant, taskId, state });
   }
 
-  /** Leases that fail together count as one failure of their target. */
-  function rest(target: string, now: Instant): void {
-    const before = resting.get(target);
-    if (before !== undefined && before.until > now) return;
-    const failures = (before?.failures ?? 0) + 1;
-    if (resting.size < 1_000) resting.set(target, { until: now + pause(failures, longestRest), failures });
+  async function failed(lease: Lease, message: string): Promise<void> {
+    const now = clock.now();
+    const fields = { ...settleFields(lease), attempts: lease.settleAttempts, error: message };
+    if (lease.outcome === 'irrevocable') {
+      const retryInMs = slowPause(lease, now);
+      await store.failed(lease, message, now + retryInMs);
+      emit('settle.failed', { ...fields, retryInMs });
+    } else if (now > lease.expiresAt + options.giveUpAfter) {
+      await store.failed(lease, message, now + claimFor);
+      const result: Settled = {
+        lease,
+        outcome: 'irrevocable',
+        deadBy: undefined,
+        retryAt: now + slowPause(lease, now),
+      };
+      await store.settled([result], now);
+      emit('lease.irrevocable', fields);
+    } else {
+      // 1 s, 2 s, 4 s … for each lease, spread so that a returning target is not met by everything at once.
+      const retryInMs = spread(Math.min(longestPause, 1_000 * 2 ** Math.min(lease.settleAttempts - 1, 10)));
+      await store.failed(lease, message, now + retryInMs);
+      emit('settle.failed', { ...fields, retryInMs });
+    }
   }
 
-  /** 1 s, 2 s, 4 s …, spread so that a returning target is not met by everything at once. */
-  function pause(failures: number, longest: Millis): Millis {
-    return Math.min(longest, 1_000 * 2 ** Math.min(failures - 1, 10)) * (0.5 + options.random());
+  function slowPause(lease: Lease, now: Instant): Millis {
+    const since = (now - lease.expiresAt) / 24;
+    return spread(Math.min(longestSlowPause, Math.max(shortestSlowPause, since)));
   }
-}
 
-function targetOf(lease: Lease): string {
-  return lease.handle.split('/', 1)[0]!;
+  function spread(ms: Millis): Millis {
+    return ms * (0.5 + options.random());
+  }
 }
 
 function byTarget(leases: readonly Lease[]): Map<string, Lease[]> {
   const groups = new Map<string, Lease[]>();
   for (const lease of leases) {
-    const group = groups.get(targetOf(lease));
-    if (group === undefined) groups.set(targetOf(lease), [lease]);
+    const target = targetOf(lease.handle);
+    const group = groups.get(target);
+    if (group === undefined) groups.set(target, [lease]);
     else group.push(lease);
   }
   return groups;
+}
+
+function resultOf(lease: Lease, attempt: Extract<Attempt, { is: 'gone' | 'bounded' }>, now: Instant): Settled {
+  if (attempt.is === 'bounded') return { lease, outcome: 'bounded', deadBy: attempt.deadBy };
+  return { lease, outcome: outcomeOf(lease, now), deadBy: undefined };
 }
 
 /** After the target was seen without the credential. */

@@ -67,14 +67,15 @@ export interface TaskStore {
   pinAgent(task: Task, workload: string, event: AuditEvent): Promise<Task | undefined>;
   /**
    * Undefined when the task is not open. Increases the epoch. Tasks below it that would last longer end then as well;
-   * `ofChild` makes their events. `beyond` is the parent's deadline, when that is earlier: nothing was changed then.
+   * `ofChild` makes their events. `beyond` is the parent's deadline, when that is earlier, and `earliest` the end of a credential
+   * that nothing can end before its time, when that is later: nothing was changed then.
    */
   extend(
     task: Task,
     deadline: Instant,
     event: AuditEvent,
     ofChild: (taskId: string, from: Instant) => AuditEvent,
-  ): Promise<Task | { beyond: Instant } | undefined>;
+  ): Promise<Task | { beyond: Instant } | { earliest: Instant } | undefined>;
   /** Undefined when the task is not open. */
   heartbeat(task: Task, due: Instant): Promise<Task | undefined>;
   /**
@@ -122,7 +123,10 @@ export interface LeaseFilter {
   tenant: string;
   taskId?: string;
   states: readonly LeaseState[];
+  /** Could not be settled so far, or are irrevocable and nobody has taken them on. */
   troubled: boolean;
+  /** Only those that an operator has abandoned. */
+  abandoned: boolean;
   pageSize: number;
   after: string | undefined;
 }
@@ -143,6 +147,12 @@ export interface LeaseStore {
   abandon(lease: Lease, now: Instant, event: AuditEvent): Promise<boolean>;
   /** `active` → `pending` under this handle, for a credential that is made anew. False: it is not active, or ends already. */
   reopen(lease: Lease, handle: string, settleAt: Instant, event: AuditEvent): Promise<boolean>;
+  /**
+   * Takes an active lease for replacing its secret until `until`: one at a time, on any replica. False when somebody else has
+   * it, or it is not active any more.
+   */
+  beginReissue(lease: Lease, now: Instant, until: Instant, event: AuditEvent): Promise<boolean>;
+  endReissue(lease: Lease): Promise<void>;
   counts(): Promise<{ open: number; troubled: number }>;
 }
 
@@ -150,6 +160,8 @@ export interface Settled {
   lease: Lease;
   outcome: LeaseOutcome;
   deadBy: Instant | undefined;
+  /** Of an irrevocable one: when the broker tries again. */
+  retryAt?: Instant;
 }
 
 export type FinishedTask = Pick<Task, 'tenant' | 'taskId' | 'state' | 'parentTaskId'>;
@@ -172,8 +184,19 @@ export interface SettlementStore {
     claimFor: Millis,
     limit: number,
     exceptTargets: readonly string[],
+    onlyTarget?: string,
+  ): Promise<Lease[]>;
+  /** Irrevocable leases that are due again and that no operator has taken on. They keep state and outcome. */
+  claimIrrevocable(
+    kinds: readonly string[],
+    now: Instant,
+    claimFor: Millis,
+    limit: number,
+    exceptTargets: readonly string[],
   ): Promise<Lease[]>;
   settled(results: Settled[], now: Instant): Promise<void>;
+  /** Irrevocable leases that have been revoked after all; returns the tasks that are closed by it. */
+  corrected(results: Settled[], now: Instant): Promise<FinishedTask[]>;
   failed(lease: Lease, error: string, retryAt: Instant): Promise<void>;
   /** Closing tasks without unsettled leases become `closed`; returns their ids. */
   completeTasks(now: Instant, limit: number): Promise<FinishedTask[]>;

@@ -1,7 +1,7 @@
 import { canSee, opened, taskClosed, taskNotFound } from './access.ts';
 import type { Caller } from './caller.ts';
 import { tasksAbove } from './delegation/chain.ts';
-import { fieldInvalid } from './errors.ts';
+import { BrokerError, fieldInvalid } from './errors.ts';
 import type { DecisionFacts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { auditEvent } from './audit.ts';
@@ -96,6 +96,7 @@ export function createTasks(options: TasksOptions) {
           `is later than the parent's deadline, ${latest}: a child never outlives its parent; move the parent's first`,
         );
       }
+      if ('earliest' in changed) throw outlived(changed.earliest);
       emit('task.extended', { tenant: task.tenant, taskId, deadline });
       return changed;
     },
@@ -225,4 +226,14 @@ export function createTasks(options: TasksOptions) {
       off();
     }
   }
+}
+
+/** A deadline that cannot be held is not recorded: it is a ceiling for every credential of its task (design §3.4). */
+function outlived(earliest: Instant): BrokerError {
+  const time = new Date(earliest).toISOString();
+  return new BrokerError(
+    'DEADLINE_TOO_CLOSE',
+    `deadline: the task has a credential that cannot be revoked and lives until ${time}: choose that or later, or call CloseTask, which ends all others at once`,
+    { metadata: { earliest: time } },
+  );
 }

@@ -1,4 +1,5 @@
 import type { Lease } from './model.ts';
+import { targetOf } from './provider.ts';
 
 interface OfTask {
   tenant: string;
@@ -10,6 +11,16 @@ interface OfLease extends OfTask {
   tool: string;
   tier: string;
   provider: string;
+}
+
+interface OfSettlement extends OfLease {
+  /** Where it was made; empty for a token. */
+  target: string;
+}
+
+interface OfTarget {
+  provider: string;
+  target: string;
 }
 
 interface OfApproval extends OfTask {
@@ -49,10 +60,22 @@ export interface DomainEvents {
   'lease.stopped': OfLease & { policyRule: string; signalToDecisionMs: number };
   'signal.reported': OfSignal;
   'signal.cleared': OfSignal;
-  'lease.settled': OfLease & { outcome: string; cause: string; attempts: number };
-  'lease.irrevocable': OfLease & { attempts: number; error: unknown };
+  'lease.settled': OfSettlement & { outcome: string; cause: string; attempts: number };
+  'lease.irrevocable': OfSettlement & { attempts: number; error: unknown };
+  /** An irrevocable one was revoked after all. */
+  'lease.corrected': OfSettlement & { outcome: string; attempts: number };
+  'lease.given_up': OfSettlement & { by: string; attempts: number };
   'settle.batch': { leases: number };
-  'settle.failed': OfLease & { attempts: number; retryInMs: number; error: unknown };
+  'settle.failed': OfSettlement & { attempts: number; retryInMs: number; error: unknown };
+  'settle.retried': { by: string; leases: number };
+  'target.failing': { target: string; failures: number };
+  'target.recovered': { target: string; failures: number };
+  'stray.found': OfTarget & { handle: string; why: string };
+  'stray.revoked': OfTarget & { handle: string; why: string; by: string };
+  'stray.failed': OfTarget & { handle: string; error: unknown };
+  'lease.missing': OfSettlement;
+  'reconcile.finished': OfTarget & { strays: number; settled: number; missing: number; held: number };
+  'reconcile.failed': OfTarget & { error: unknown };
   'settle.degraded': OfTask;
   'approval.requested': OfApproval;
   'approval.settled': OfTask & { approvalId: string; state: string; waitedMs: number };
@@ -85,4 +108,8 @@ export type Reached = (point: FaultPoint) => void;
 export function leaseFields(lease: Lease): OfLease {
   const { tenant, taskId, leaseId, tool, tier, provider } = lease;
   return { tenant, taskId, leaseId, tool, tier, provider };
+}
+
+export function settleFields(lease: Lease): OfSettlement {
+  return { ...leaseFields(lease), target: targetOf(lease.handle) };
 }

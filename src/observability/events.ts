@@ -150,16 +150,71 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'a lease has its outcome',
     counter: count('leases_settled', ['provider', 'outcome', 'cause']),
   },
+  'lease.corrected': {
+    level: 'info',
+    line: 'a credential that was called irrevocable is revoked after all',
+    counter: count('leases_corrected', ['provider', 'target']),
+  },
+  'lease.given_up': {
+    level: 'warn',
+    line: 'an operator has declared a credential finished by hand; the broker tries no more',
+    counter: count('leases_given_up', ['provider', 'target']),
+  },
   'lease.irrevocable': {
     level: 'error',
     line: 'a credential could not be revoked although its kind says that it can; an operator must look',
-    counter: count('leases_irrevocable', ['provider']),
+    counter: count('leases_irrevocable', ['provider', 'target']),
   },
   'settle.batch': { level: 'debug', line: 'a batch of leases is being settled' },
   'settle.failed': {
     level: 'warn',
     line: 'settling a lease failed; it is tried again',
-    counter: count('settle_failures', ['provider']),
+    counter: count('settle_failures', ['provider', 'target']),
+  },
+  'settle.retried': {
+    level: 'info',
+    line: 'an operator has made leases due for settlement again',
+    counter: count('settle_retries', []),
+  },
+  'target.failing': {
+    level: 'error',
+    line: 'revoking fails at a target again and again; it gets one attempt every few seconds until one succeeds',
+    counter: count('target_failing', ['target']),
+  },
+  'target.recovered': {
+    level: 'info',
+    line: 'revoking works again at a target',
+    counter: count('target_recovered', ['target']),
+  },
+  'stray.found': {
+    level: 'error',
+    line: 'a target holds a credential of ours that no open lease owns',
+    counter: count('strays_found', ['provider', 'target', 'why']),
+  },
+  'stray.revoked': {
+    level: 'warn',
+    line: 'a credential that no open lease owned was revoked at its target',
+    counter: count('strays_revoked', ['provider', 'target']),
+  },
+  'stray.failed': {
+    level: 'error',
+    line: 'a credential that no open lease owns could not be revoked',
+    counter: count('strays_failed', ['provider', 'target']),
+  },
+  'lease.missing': {
+    level: 'error',
+    line: 'a target does not know the credential of an open lease',
+    counter: count('leases_missing', ['provider', 'target']),
+  },
+  'reconcile.finished': {
+    level: 'info',
+    line: 'leases and target were compared',
+    counter: count('reconciliations', ['provider', 'target']),
+  },
+  'reconcile.failed': {
+    level: 'error',
+    line: 'leases and target could not be compared',
+    counter: count('reconcile_failures', ['provider', 'target']),
   },
   'settle.degraded': {
     level: 'error',

@@ -30,6 +30,13 @@ export interface Observability {
   rpc(method: string, door: string): CountRpc;
   /** A value that is read when metrics are scraped. `name` without the `leasehold_` prefix. */
   gauge(name: string, help: string, read: () => number): void;
+  /** One value for each combination of labels, of which there must be few. */
+  gauges(
+    name: string,
+    help: string,
+    labels: readonly string[],
+    read: () => Iterable<{ labels: Record<string, string>; value: number }>,
+  ): void;
   /** Prometheus text format. */
   metrics(): Promise<string>;
   metricsContentType: string;
@@ -80,6 +87,18 @@ export function createObservability(options: ObservabilityOptions): Observabilit
         registers: [registry],
         collect() {
           this.set(read());
+        },
+      });
+    },
+    gauges(name, help, labels, read) {
+      new Gauge({
+        name: `leasehold_${name}`,
+        help,
+        labelNames: labels,
+        registers: [registry],
+        collect() {
+          this.reset();
+          for (const each of read()) this.set(each.labels, each.value);
         },
       });
     },

@@ -8,6 +8,9 @@ import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } fro
 
 type Row = Record<string, unknown>;
 
+/** Somebody should look. Index leases_troubled. */
+export const troubled = `((outcome = 'irrevocable' AND abandoned_at IS NULL) OR (state <> 'settled' AND settle_error IS NOT NULL))`;
+
 export function createLeaseStore(pool: pg.Pool): LeaseStore {
   const one = (text: string, name: string, values: unknown[]) =>
     guarded(async () => {
@@ -57,12 +60,35 @@ export function createLeaseStore(pool: pg.Pool): LeaseStore {
     abandon: (lease, now, event) => abandon(pool, lease, now, event),
     reopen: (lease, handle, settleAt, event) => reopen(pool, lease, handle, settleAt, event),
 
+    beginReissue: (lease, now, until, event) =>
+      guarded(async () => {
+        const { rows } = await pool.query<{ taken: boolean }>(
+          `WITH written AS (
+            UPDATE leases SET reissuing_until = $4
+            WHERE tenant = $1 AND lease_id = $2 AND state = 'active' AND (reissuing_until IS NULL OR reissuing_until <= $3)
+            RETURNING lease_id
+          ), logged AS (
+            ${auditInsert} ${auditSelect} FROM ${auditUnnest(5)} WHERE EXISTS (SELECT FROM written)
+          )
+          SELECT EXISTS (SELECT FROM written) AS taken`,
+          [lease.tenant, lease.leaseId, new Date(now), new Date(until), ...auditColumns([event])],
+        );
+        return rows[0]!.taken;
+      }),
+
+    endReissue: (lease) =>
+      guarded(async () => {
+        await pool.query('UPDATE leases SET reissuing_until = NULL WHERE tenant = $1 AND lease_id = $2', [
+          lease.tenant,
+          lease.leaseId,
+        ]);
+      }),
+
     counts: () =>
       guarded(async () => {
         const { rows } = await pool.query<{ open: string; troubled: string }>(
           `SELECT (SELECT count(*) FROM leases WHERE state <> 'settled') AS open,
-            (SELECT count(*) FROM leases
-              WHERE outcome = 'irrevocable' OR (state <> 'settled' AND settle_error IS NOT NULL)) AS troubled`,
+            (SELECT count(*) FROM leases WHERE ${troubled}) AS troubled`,
         );
         return { open: Number(rows[0]!.open), troubled: Number(rows[0]!.troubled) };
       }),
@@ -77,9 +103,18 @@ async function list(pool: pg.Pool, filter: LeaseFilter) {
        WHERE tenant = $1 AND ($2::text IS NULL OR lease_id < $2)
          AND ($3::text IS NULL OR task_id = $3)
          AND (cardinality($4::text[]) = 0 OR state = ANY($4))
-         AND (NOT $5 OR outcome = 'irrevocable' OR (state <> 'settled' AND settle_error IS NOT NULL))
-       ORDER BY lease_id DESC LIMIT $6`,
-      [filter.tenant, filter.after ?? null, filter.taskId ?? null, filter.states, filter.troubled, filter.pageSize + 1],
+         AND (NOT $5 OR ${troubled})
+         AND (NOT $6 OR abandoned_at IS NOT NULL)
+       ORDER BY lease_id DESC LIMIT $7`,
+      [
+        filter.tenant,
+        filter.after ?? null,
+        filter.taskId ?? null,
+        filter.states,
+        filter.troubled,
+        filter.abandoned,
+        filter.pageSize + 1,
+      ],
     );
     const items = rows.slice(0, filter.pageSize).map((row) => leaseFromRow(row as Row));
     return { items, next: rows.length > filter.pageSize ? items.at(-1)!.leaseId : undefined };
@@ -90,7 +125,7 @@ async function beginReturn(pool: pg.Pool, lease: Lease, claimUntil: Instant, eve
   return await guarded(async () => {
     const { rows } = await pool.query(
       `WITH written AS (
-        UPDATE leases SET state = 'settling', settle_cause = 'returned', settle_at = $3
+        UPDATE leases SET state = 'settling', settle_cause = 'returned', settle_at = $3, settling_since = clock_timestamp()
         WHERE tenant = $1 AND lease_id = $2 AND state = 'active'
         RETURNING *
       ), logged AS (

@@ -64,7 +64,9 @@ export async function transaction<T>(pool: pg.Pool, work: (client: pg.PoolClient
       await client.query('COMMIT');
       return result;
     } catch (error) {
-      // A connection on which even ROLLBACK fails is thrown away.
+      // A connection on which even ROLLBACK fails is thrown away, and so is one whose prepared statements a migration has
+      // outdated (feature_not_supported: "cached plan must not change result type").
+      if ((error as { code?: string }).code === '0A000') broken = error as Error;
       await client.query('ROLLBACK').catch((rollback: Error) => (broken = rollback));
       throw error;
     } finally {

@@ -61,6 +61,16 @@ export function leaseFromRow(row: Row): Lease {
     settleCause: optional(row.settle_cause),
     settleAttempts: row.settle_attempts as number,
     settleError: optional(row.settle_error),
+    settleAt: instant(row.settle_at),
+    settlingSince: optionalInstant(row.settling_since),
+    abandoned:
+      row.abandoned_at === null
+        ? undefined
+        : {
+            at: instant(row.abandoned_at),
+            by: row.abandoned_by as string,
+            reason: row.abandon_reason as string,
+          },
   };
 }
 

@@ -12,14 +12,18 @@ type Row = Record<string, unknown>;
 export function createSettlementStore(pool: pg.Pool): SettlementStore {
   return {
     settleSelfContained: (kinds, now, limit, only) => settleSelfContained(pool, kinds, now, limit, only),
-    claim: (kinds, now, claimFor, limit, exceptTargets) => claim(pool, kinds, now, claimFor, limit, exceptTargets),
+    claim: (kinds, now, claimFor, limit, exceptTargets, onlyTarget) =>
+      claim(pool, kinds, now, claimFor, limit, exceptTargets, onlyTarget),
+    claimIrrevocable: (kinds, now, claimFor, limit, exceptTargets) =>
+      claimIrrevocable(pool, kinds, now, claimFor, limit, exceptTargets),
     settled: (results, now) => settled(pool, results, now),
+    corrected: (results, now) => corrected(pool, results, now),
 
     failed: (lease, error, retryAt) =>
       guarded(async () => {
         await pool.query(
           `UPDATE leases SET settle_at = $3, settle_error = $4
-           WHERE tenant = $1 AND lease_id = $2 AND state = 'settling'`,
+           WHERE tenant = $1 AND lease_id = $2 AND (state = 'settling' OR outcome = 'irrevocable')`,
           [lease.tenant, lease.leaseId, new Date(retryAt), error.slice(0, 500)],
         );
       }),
@@ -136,6 +140,7 @@ async function claim(
   claimFor: Millis,
   limit: number,
   exceptTargets: readonly string[],
+  onlyTarget: string | undefined,
 ): Promise<Lease[]> {
   return await guarded(async () => {
     const { rows } = await pool.query({
@@ -143,11 +148,37 @@ async function claim(
       // Index leases_due. A pending lease that is due was left behind by its issue: its request_id is free again.
       text: `UPDATE leases l
         SET state = 'settling', settle_at = $2, settle_attempts = l.settle_attempts + 1,
+          settling_since = COALESCE(l.settling_since, $1),
           settle_cause = COALESCE(l.settle_cause, CASE WHEN l.state = 'pending' THEN 'abandoned' ELSE 'expired' END),
           request_id = CASE WHEN l.state = 'pending' THEN l.request_id || '~' || l.lease_id ELSE l.request_id END
         WHERE (l.tenant, l.lease_id) IN (
           SELECT d.tenant, d.lease_id FROM leases d
           WHERE d.state <> 'settled' AND d.settle_at <= $1 AND d.provider = ANY($3)
+            AND split_part(d.handle, '/', 1) <> ALL($4) AND ($6::text IS NULL OR split_part(d.handle, '/', 1) = $6)
+          ORDER BY d.settle_at LIMIT $5 FOR UPDATE SKIP LOCKED)
+        RETURNING l.*`,
+      values: [new Date(now), new Date(now + claimFor), kinds, exceptTargets, limit, onlyTarget ?? null],
+    });
+    return rows.map((row) => leaseFromRow(row as Row));
+  });
+}
+
+async function claimIrrevocable(
+  pool: pg.Pool,
+  kinds: readonly string[],
+  now: Instant,
+  claimFor: Millis,
+  limit: number,
+  exceptTargets: readonly string[],
+): Promise<Lease[]> {
+  return await guarded(async () => {
+    const { rows } = await pool.query({
+      name: 'claim-irrevocable-leases',
+      // Index leases_irrevocable.
+      text: `UPDATE leases l SET settle_at = $2, settle_attempts = l.settle_attempts + 1
+        WHERE (l.tenant, l.lease_id) IN (
+          SELECT d.tenant, d.lease_id FROM leases d
+          WHERE d.outcome = 'irrevocable' AND d.abandoned_at IS NULL AND d.settle_at <= $1 AND d.provider = ANY($3)
             AND split_part(d.handle, '/', 1) <> ALL($4)
           ORDER BY d.settle_at LIMIT $5 FOR UPDATE SKIP LOCKED)
         RETURNING l.*`,
@@ -178,19 +209,20 @@ async function settled(pool: pg.Pool, results: Settled[], now: Instant): Promise
     pool.query({
       name: 'settle-leases',
       text: `WITH input AS (
-          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[])
-            AS i(tenant, lease_id, outcome, dead_by, handle)
+          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[], $7::float8[])
+            AS i(tenant, lease_id, outcome, dead_by, handle, retry_at)
         ), done AS (
           UPDATE leases l
           SET state = 'settled', outcome = i.outcome, dead_by = to_timestamp(i.dead_by / 1000),
             settled_at = to_timestamp($6::float8 / 1000),
+            settle_at = COALESCE(to_timestamp(i.retry_at / 1000), l.settle_at),
             settle_error = CASE WHEN i.outcome = 'irrevocable' THEN l.settle_error END
           FROM input i
           -- Another handle than the one that was settled: its target named the credential meanwhile, and it is due again.
           WHERE l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'settling' AND l.handle = i.handle
           RETURNING l.lease_id
         )
-        ${auditInsert} ${auditSelect} FROM ${auditUnnest(7)} WHERE e.lease_id IN (SELECT lease_id FROM done)`,
+        ${auditInsert} ${auditSelect} FROM ${auditUnnest(8)} WHERE e.lease_id IN (SELECT lease_id FROM done)`,
       values: [
         results.map((result) => result.lease.tenant),
         results.map((result) => result.lease.leaseId),
@@ -198,9 +230,85 @@ async function settled(pool: pg.Pool, results: Settled[], now: Instant): Promise
         results.map((result) => result.deadBy ?? null),
         results.map((result) => result.lease.handle),
         now,
+        results.map((result) => result.retryAt ?? null),
         ...auditColumns(events),
       ],
     }),
+  );
+}
+
+/** The outcome that was wrong stays in the audit, beside the one that replaces it. */
+async function corrected(pool: pg.Pool, results: Settled[], now: Instant): Promise<FinishedTask[]> {
+  return await transaction(pool, async (client) => {
+    const { rows } = await client.query<{ tenant: string; lease_id: string; task_id: string }>(
+      `WITH input AS (
+         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $5::float8[]) AS i(tenant, lease_id, outcome, dead_by)
+       )
+       UPDATE leases l SET outcome = i.outcome, settled_at = $4, settle_error = NULL,
+         dead_by = to_timestamp(i.dead_by / 1000)
+       FROM input i WHERE l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.outcome = 'irrevocable'
+       RETURNING l.tenant, l.lease_id, l.task_id`,
+      [
+        results.map((result) => result.lease.tenant),
+        results.map((result) => result.lease.leaseId),
+        results.map((result) => result.outcome),
+        new Date(now),
+        results.map((result) => result.deadBy ?? null),
+      ],
+    );
+    if (rows.length === 0) return [];
+    const done = new Set(rows.map((row) => row.lease_id));
+    const events = results
+      .filter(({ lease }) => done.has(lease.leaseId))
+      .map(({ lease, outcome }): AuditEvent => ({
+        tenant: lease.tenant,
+        kind: 'lease.corrected',
+        at: now,
+        actor: 'broker',
+        taskId: lease.taskId,
+        leaseId: lease.leaseId,
+        detail: { tool: lease.tool, tier: lease.tier, from: 'irrevocable', outcome, attempts: lease.settleAttempts },
+      }));
+    await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
+    const closed: FinishedTask[] = [];
+    let level = rows.map((row) => ({ tenant: row.tenant, taskId: row.task_id }));
+    while (level.length > 0) {
+      const mended = await closeMended(client, level, now);
+      closed.push(...mended);
+      // Those above may have been degraded for this one's sake alone.
+      level = mended.flatMap(({ tenant, parentTaskId }) =>
+        parentTaskId === undefined ? [] : [{ tenant, taskId: parentTaskId }],
+      );
+    }
+    return closed;
+  });
+}
+
+/** Degraded tasks of which nothing is irrevocable any more. */
+async function closeMended(
+  client: pg.PoolClient,
+  tasks: readonly { tenant: string; taskId: string }[],
+  now: Instant,
+): Promise<FinishedTask[]> {
+  const values = [tasks.map(({ tenant }) => tenant), tasks.map(({ taskId }) => taskId)];
+  // Two corrections of one task wait for each other here, and the later one sees that none is left.
+  await client.query(
+    `SELECT FROM tasks WHERE (tenant, task_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+     ORDER BY tenant, task_id FOR UPDATE`,
+    values,
+  );
+  return await recordFinished(
+    client,
+    now,
+    'task.settled',
+    `UPDATE tasks t SET state = 'closed'
+     WHERE (t.tenant, t.task_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+       AND t.state = 'close_degraded' AND t.settled_at IS NOT NULL AND NOT EXISTS (
+         SELECT FROM leases l WHERE l.tenant = t.tenant AND l.task_id = t.task_id AND l.outcome = 'irrevocable')
+       AND NOT EXISTS (
+         SELECT FROM tasks b WHERE b.tenant = t.tenant AND b.parent_task_id = t.task_id AND b.state = 'close_degraded')
+     RETURNING t.tenant, t.task_id, t.state, t.parent_task_id`,
+    values,
   );
 }
 
@@ -211,38 +319,46 @@ async function finishTasks(
   update: string,
   values: unknown[],
 ): Promise<FinishedTask[]> {
-  return await transaction(pool, async (client) => {
-    const { rows } = await client.query<{
-      tenant: string;
-      task_id: string;
-      state: FinishedTask['state'];
-      parent_task_id: string | null;
-    }>(update, values);
-    if (rows.length === 0) return [];
-    const events = rows.map((row) => ({
-      tenant: row.tenant,
-      kind,
-      at: now,
-      actor: 'broker',
-      taskId: row.task_id,
-      detail: { state: row.state },
-    }));
-    await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
-    if (kind === 'task.settled') await markUnfinished(client, rows, now);
-    for (const [tenant, ofTenant] of Map.groupBy(rows, (row) => row.tenant)) {
-      await notifyTasks(
-        client,
-        tenant,
-        ofTenant.map((row) => row.task_id),
-      );
-    }
-    return rows.map((row) => ({
-      tenant: row.tenant,
-      taskId: row.task_id,
-      state: row.state,
-      parentTaskId: row.parent_task_id ?? undefined,
-    }));
-  });
+  return await transaction(pool, (client) => recordFinished(client, now, kind, update, values));
+}
+
+async function recordFinished(
+  client: pg.PoolClient,
+  now: Instant,
+  kind: 'task.settled' | 'task.degraded',
+  update: string,
+  values: unknown[],
+): Promise<FinishedTask[]> {
+  const { rows } = await client.query<{
+    tenant: string;
+    task_id: string;
+    state: FinishedTask['state'];
+    parent_task_id: string | null;
+  }>(update, values);
+  if (rows.length === 0) return [];
+  const events = rows.map((row) => ({
+    tenant: row.tenant,
+    kind,
+    at: now,
+    actor: 'broker',
+    taskId: row.task_id,
+    detail: { state: row.state },
+  }));
+  await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
+  if (kind === 'task.settled') await markUnfinished(client, rows, now);
+  for (const [tenant, ofTenant] of Map.groupBy(rows, (row) => row.tenant)) {
+    await notifyTasks(
+      client,
+      tenant,
+      ofTenant.map((row) => row.task_id),
+    );
+  }
+  return rows.map((row) => ({
+    tenant: row.tenant,
+    taskId: row.task_id,
+    state: row.state,
+    parentTaskId: row.parent_task_id ?? undefined,
+  }));
 }
 
 /** Nobody will say any more how these calls ended, or too late. Uses index tool_calls_running. */

@@ -1,7 +1,9 @@
 import { createApprovalStore } from './approval-store.ts';
+import { readAlarms } from './alarm-store.ts';
 import { createAuditStore } from './audit-store.ts';
 import { createCallStore } from './call-store.ts';
 import { createFactsStore } from './facts-store.ts';
+import { createLeaseCareStore } from './lease-care-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
 import { checkSchema } from './migrate.ts';
@@ -9,6 +11,7 @@ import { createNotificationStore, type Outbox } from './notification-store.ts';
 import { createDecisionStore } from './decision-store.ts';
 import { connectionOptions, createPool, guarded, type DatabaseOptions } from './pool.ts';
 import { createPolicyStore } from './policy-store.ts';
+import { createReconcileStore } from './reconcile-store.ts';
 import { createReevaluationStore } from './reevaluation-store.ts';
 import { createReportStore } from './report-store.ts';
 import { createRevocationStore } from './revocation-store.ts';
@@ -36,6 +39,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       schemaVersion,
       tasks: createTaskStore(pool),
       leases: createLeaseStore(pool),
+      leaseCare: createLeaseCareStore(pool),
       writer,
       calls,
       facts: createFactsStore(pool),
@@ -51,6 +55,8 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       reevaluation: createReevaluationStore(pool),
       signals: createSignalStore(pool),
       signalReevaluation: createSignalReevaluationStore(pool),
+      reconciliation: createReconcileStore(pool),
+      alarms: () => readAlarms(pool),
       wake,
 
       /** Milliseconds by which the database's clock is ahead of `now`, within the round trip. */

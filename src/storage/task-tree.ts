@@ -130,7 +130,7 @@ export async function moveDeadline(
   deadline: Instant,
   event: AuditEvent,
   ofChild: (taskId: string, from: Instant) => AuditEvent,
-): Promise<Task | { beyond: Instant } | undefined> {
+): Promise<Task | { beyond: Instant } | { earliest: Instant } | undefined> {
   return await transaction(pool, async (client) => {
     const { tenant, taskId, parentTaskId } = task;
     if (parentTaskId !== undefined) {
@@ -144,6 +144,8 @@ export async function moveDeadline(
     }
     const open = (await lockSubtree(client, tenant, taskId)) ?? [];
     if (open[0] !== taskId) return undefined;
+    const earliest = await lastUnstoppable(client, tenant, open, deadline);
+    if (earliest !== undefined) return { earliest };
     const { rows } = await client.query<Row & { task_id: string; was: Date }>({
       name: 'move-deadlines',
       text: `UPDATE tasks t SET deadline = $3, epoch = t.epoch + 1 FROM tasks w
@@ -161,4 +163,25 @@ export async function moveDeadline(
     });
     return taskFromRow(rows.find((row) => row.task_id === taskId)!);
   });
+}
+
+/**
+ * When the last credential ends that nothing can end before its time, if that is after `deadline`. The tasks are locked, so
+ * what was written is seen and nothing more is written. A pending one is not activated beyond a new deadline; a returned one
+ * is settled and works all the same.
+ */
+async function lastUnstoppable(
+  client: pg.PoolClient,
+  tenant: string,
+  tasks: readonly string[],
+  deadline: Instant,
+): Promise<Instant | undefined> {
+  const { rows } = await client.query<{ latest: Date | null }>({
+    name: 'last-unstoppable-lease',
+    text: `SELECT max(expires_at) AS latest FROM leases
+      WHERE tenant = $1 AND task_id = ANY($2) AND revocation_kind <> 'immediate' AND expires_at > $3 AND state <> 'pending'
+        AND (state <> 'settled' OR outcome = 'bounded') AND settle_cause IS DISTINCT FROM 'abandoned'`,
+    values: [tenant, tasks, new Date(deadline)],
+  });
+  return rows[0]?.latest?.getTime();
 }

@@ -9,6 +9,7 @@ import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '../../src/ge
 import { AdminService } from '../../src/gen/leasehold/v1/admin_service_pb.js';
 import { AuditService } from '../../src/gen/leasehold/v1/audit_service_pb.js';
 import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import { SettlementService } from '../../src/gen/leasehold/v1/settlement_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 
 export interface Handlers {
@@ -16,6 +17,7 @@ export interface Handlers {
   credential?: Partial<ServiceImpl<typeof CredentialService>>;
   admin?: Partial<ServiceImpl<typeof AdminService>>;
   audit?: Partial<ServiceImpl<typeof AuditService>>;
+  settlement?: Partial<ServiceImpl<typeof SettlementService>>;
 }
 
 export interface FakeBroker {
@@ -30,6 +32,7 @@ export async function startFakeBroker(handlers: Handlers, tls?: { cert: string; 
     router.service(CredentialService, handlers.credential ?? {});
     router.service(AdminService, handlers.admin ?? {});
     router.service(AuditService, handlers.audit ?? {});
+    router.service(SettlementService, handlers.settlement ?? {});
   };
   const adapter = connectNodeAdapter({ routes });
   const server: Server = tls === undefined ? createServer(adapter) : createTlsServer(tls, adapter);

@@ -27,6 +27,7 @@ describe('an event', () => {
       tool: 'reports',
       tier: 'read',
       provider: 'jwt',
+      target: '',
       outcome: 'revoked',
       cause: 'closed',
       attempts: 1,

@@ -50,7 +50,7 @@ test('a lease and its audit event are written together, many in one transaction'
     [task.taskId],
   );
   expect(written[0]!.n).toBeLessThan(10);
-  expect(await storage.leases.get(task.tenant, leases[0]!.leaseId)).toEqual(leases[0]);
+  expect(await storage.leases.get(task.tenant, leases[0]!.leaseId)).toMatchObject(leases[0]!);
 });
 
 test('nothing is written for a task that is closed, at another epoch, past its deadline or of another tenant', async () => {

@@ -7,6 +7,7 @@ interface Options extends RemoteOptions {
   task?: string;
   state?: ('pending' | 'active' | 'settling' | 'settled')[];
   troubled?: boolean;
+  abandoned?: boolean;
   limit: number;
   pageToken?: string;
 }
@@ -30,7 +31,11 @@ export function leaseList(parent: Command): void {
         'settled',
       ]),
     )
-    .option('--troubled', 'only those that could not be settled so far, or cannot be revoked')
+    .option(
+      '--troubled',
+      'only those that could not be settled so far, or cannot be revoked, and what to do about each',
+    )
+    .option('--abandoned', 'only those that an operator has declared finished by hand')
     .option('--limit <number>', 'most leases to list', count(10_000), 50)
     .option('--page-token <token>', 'go on after an earlier list (next_page_token)')
     .action(async (options: Options) => {
@@ -48,6 +53,7 @@ export function leaseList(parent: Command): void {
           taskId: options.task ?? '',
           states: (options.state ?? []).map((state) => states[state]),
           troubled: options.troubled ?? false,
+          abandoned: options.abandoned ?? false,
         });
         return { items: answer.leases, nextPageToken: answer.nextPageToken };
       });
@@ -57,6 +63,7 @@ export function leaseList(parent: Command): void {
         return;
       }
       remote.showLeases(leases, true);
+      if (options.troubled === true) remote.showAdvice(leases);
       if (nextPageToken !== '') remote.line(`more: --page-token ${nextPageToken}`);
     });
 }

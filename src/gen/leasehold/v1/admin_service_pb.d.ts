@@ -178,11 +178,18 @@ export declare type ListLeasesRequest = Message<"leasehold.v1.ListLeasesRequest"
   states: LeaseState[];
 
   /**
-   * Only those whose settlement failed at least once and has not succeeded, or that are irrevocable.
+   * Only those whose settlement failed at least once and has not succeeded, or that are irrevocable and not abandoned.
    *
    * @generated from field: bool troubled = 5;
    */
   troubled: boolean;
+
+  /**
+   * Only those that an operator has abandoned.
+   *
+   * @generated from field: bool abandoned = 6;
+   */
+  abandoned: boolean;
 };
 
 /**

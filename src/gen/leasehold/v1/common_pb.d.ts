@@ -149,6 +149,13 @@ export declare type Lease = Message<"leasehold.v1.Lease"> & {
    * @generated from field: string settle_error = 19;
    */
   settleError: string;
+
+  /**
+   * What operators need to know about its settlement. Set for operators and auditors, by AdminService and SettlementService.
+   *
+   * @generated from field: leasehold.v1.LeaseSettlement settlement = 20;
+   */
+  settlement?: LeaseSettlement | undefined;
 };
 
 /**
@@ -156,6 +163,83 @@ export declare type Lease = Message<"leasehold.v1.Lease"> & {
  * Use `create(LeaseSchema)` to create a new message.
  */
 export declare const LeaseSchema: GenMessage<Lease>;
+
+/**
+ * LeaseSettlement is where taking a lease to its outcome stands.
+ *
+ * @generated from message leasehold.v1.LeaseSettlement
+ */
+export declare type LeaseSettlement = Message<"leasehold.v1.LeaseSettlement"> & {
+  /**
+   * Why it is being settled: `expired`, `closed`, `returned`, `superseded`, `abandoned` (made and not handed out), `policy`,
+   * `signal`; empty while it is not.
+   *
+   * @generated from field: string cause = 1;
+   */
+  cause: string;
+
+  /**
+   * Target that it was made at, a name in leasehold.yaml; empty for a token, which has none.
+   *
+   * @generated from field: string target = 2;
+   */
+  target: string;
+
+  /**
+   * By which the target knows it; empty for a token. Never a secret.
+   *
+   * @generated from field: string handle = 3;
+   */
+  handle: string;
+
+  /**
+   * When its settlement was first begun.
+   *
+   * @generated from field: google.protobuf.Timestamp begin_time = 4;
+   */
+  beginTime?: Timestamp | undefined;
+
+  /**
+   * When the broker tries next; unset when it does not.
+   *
+   * @generated from field: google.protobuf.Timestamp next_attempt_time = 5;
+   */
+  nextAttemptTime?: Timestamp | undefined;
+
+  /**
+   * Set when an operator has declared it finished by hand (AbandonLease): by whom, when and why.
+   *
+   * @generated from field: string abandoned_by = 6;
+   */
+  abandonedBy: string;
+
+  /**
+   * When it was abandoned.
+   *
+   * @generated from field: google.protobuf.Timestamp abandon_time = 7;
+   */
+  abandonTime?: Timestamp | undefined;
+
+  /**
+   * The operator's own words.
+   *
+   * @generated from field: string abandon_reason = 8;
+   */
+  abandonReason: string;
+
+  /**
+   * What to do next, in a sentence; empty when there is nothing to do.
+   *
+   * @generated from field: string advice = 9;
+   */
+  advice: string;
+};
+
+/**
+ * Describes the message leasehold.v1.LeaseSettlement.
+ * Use `create(LeaseSettlementSchema)` to create a new message.
+ */
+export declare const LeaseSettlementSchema: GenMessage<LeaseSettlement>;
 
 /**
  * PlanEntry is what policy says, at opening, about one tool and tier that the task asked for. It is a forecast:

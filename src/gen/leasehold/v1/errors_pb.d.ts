@@ -129,7 +129,8 @@ export enum ErrorReason {
   NAME_UNKNOWN = 15,
 
   /**
-   * FAILED_PRECONDITION: the deadline leaves no time for a credential of this tier.
+   * FAILED_PRECONDITION: the deadline leaves no time for a credential of this tier; or, of ExtendTask, a credential that
+   * cannot be revoked would outlive it (metadata `earliest`).
    *
    * @generated from enum value: ERROR_REASON_DEADLINE_TOO_CLOSE = 16;
    */
@@ -331,6 +332,14 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_SIGNAL_NOT_FOUND = 70;
    */
   SIGNAL_NOT_FOUND = 70,
+
+  /**
+   * FAILED_PRECONDITION: the lease cannot be abandoned, because its credential can still be ended otherwise; the message
+   * says how.
+   *
+   * @generated from enum value: ERROR_REASON_ABANDON_REFUSED = 60;
+   */
+  ABANDON_REFUSED = 60,
 }
 
 /**
