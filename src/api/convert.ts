@@ -24,7 +24,7 @@ import {
   type PlanEntrySchema,
 } from '../gen/leasehold/v1/common_pb.js';
 import type { CredentialSchema } from '../gen/leasehold/v1/credential_service_pb.js';
-import type { LeaseSummarySchema, TaskSchema } from '../gen/leasehold/v1/task_service_pb.js';
+import type { LeaseSummarySchema, TaskNodeSchema, TaskSchema } from '../gen/leasehold/v1/task_service_pb.js';
 
 const tiers = { read: Tier.READ, write: Tier.WRITE, execute: Tier.EXECUTE } as const;
 const tierNames = new Map(Object.entries(tiers).map(([name, value]) => [value as Tier, name as domain.Tier]));
@@ -195,11 +195,27 @@ export function summaryMessage(summary: domain.LeaseSummary): MessageInitShape<t
   return { ...summary };
 }
 
-export function viewMessage(view: TaskView) {
+export function viewMessage(view: Pick<TaskView, 'task' | 'leases' | 'summary'>) {
   return {
     task: taskMessage(view.task),
     leases: view.leases.map(leaseMessage),
     summary: summaryMessage(view.summary),
+  };
+}
+
+export function nodeMessage({ task, depth, summary }: domain.TaskNode): MessageInitShape<typeof TaskNodeSchema> {
+  return {
+    taskId: task.taskId,
+    parentTaskId: task.parentTaskId ?? '',
+    depth,
+    agent: task.agent,
+    agentWorkload: task.agentWorkload ?? '',
+    opener: task.opener,
+    state: taskStates[task.state],
+    closeCause: task.closeCause === undefined ? CloseCause.UNSPECIFIED : causes[task.closeCause],
+    deadline: timestampFromMs(task.deadline),
+    ...optional('settleTime', time(task.settledAt)),
+    summary: summaryMessage(summary),
   };
 }
 

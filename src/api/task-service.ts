@@ -6,7 +6,16 @@ import type { ToolAccess } from '../domain/model.ts';
 import type { Tasks } from '../domain/tasks.ts';
 import { OpenTaskRequestSchema, TaskService, type OpenTaskRequest } from '../gen/leasehold/v1/task_service_pb.js';
 import { service } from './call.ts';
-import { instantOf, millisOf, planMessage, taskMessage, taskStateOf, tierOf, viewMessage } from './convert.ts';
+import {
+  instantOf,
+  millisOf,
+  nodeMessage,
+  planMessage,
+  taskMessage,
+  taskStateOf,
+  tierOf,
+  viewMessage,
+} from './convert.ts';
 import { name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
 
 /** CloseTask with `wait` answers this long before the call's deadline, so that the answer still arrives. */
@@ -19,7 +28,7 @@ export function taskService(tasks: Tasks, newRequestId: () => string) {
       const { task, plan, revision } = await tasks.open(caller, {
         requestId: request.requestId || newRequestId(),
         requestDigest: digest(request),
-        parentTaskId: request.parentTaskId === '' ? undefined : taskIdField(request.parentTaskId, 'parent_task_id'),
+        parentTaskId: optionalTask(request.parentTaskId, 'parent_task_id'),
         intent: text('intent', request.intent.trim(), 1, 2_000),
         agent: name('agent', request.agent),
         agentWorkload:
@@ -37,12 +46,17 @@ export function taskService(tasks: Tasks, newRequestId: () => string) {
       };
     },
 
-    getTask: async (request, { caller }) => viewMessage(await tasks.get(caller, taskIdField(request.taskId))),
+    getTask: async (request, { caller }) => {
+      const view = await tasks.get(caller, taskIdField(request.taskId));
+      return { ...viewMessage(view), children: view.children.map(nodeMessage) };
+    },
 
     listTasks: async (request, { caller }) => {
       const page = await tasks.list(caller, {
         states: request.states.map((state, index) => taskStateOf(`states[${index}]`, state)),
         agent: request.agent === '' ? '' : name('agent', request.agent),
+        parentTaskId: optionalTask(request.parentTaskId, 'parent_task_id'),
+        rootTaskId: optionalTask(request.rootTaskId, 'root_task_id'),
         pageSize: pageSize(request.pageSize, 50),
         after: pageToken(request.pageToken, (id) => isId('tsk', id)),
       });
@@ -65,13 +79,32 @@ export function taskService(tasks: Tasks, newRequestId: () => string) {
     closeTask: async (request, { caller, deadline, signal }) => {
       const wait = request.wait ? { until: deadline - answerMargin, signal } : undefined;
       const justification = text('justification', request.justification, 0, 2_000);
-      return viewMessage(await tasks.close(caller, taskIdField(request.taskId), justification, wait));
+      const view = await tasks.close(caller, taskIdField(request.taskId), justification, wait);
+      return {
+        ...viewMessage(view),
+        tree: view.tree.items.map(nodeMessage),
+        nextPageToken: nextPageToken(view.tree.next),
+        tasks: view.tasks,
+        unsettledTasks: view.unsettledTasks,
+      };
+    },
+
+    listTaskTree: async (request, { caller }) => {
+      const page = await tasks.tree(caller, taskIdField(request.taskId), {
+        limit: pageSize(request.pageSize, 100),
+        after: pageToken(request.pageToken, (id) => isId('tsk', id)),
+      });
+      return { nodes: page.items.map(nodeMessage), nextPageToken: nextPageToken(page.next) };
     },
 
     watchTask: async function* (request, { caller, signal }) {
       for await (const view of tasks.watch(caller, taskIdField(request.taskId), signal)) yield viewMessage(view);
     },
   });
+}
+
+function optionalTask(value: string, field: string): string | undefined {
+  return value === '' ? undefined : taskIdField(value, field);
 }
 
 function timestamp(ms: number) {

@@ -45,6 +45,7 @@ import { taskGet } from './commands/task-get.ts';
 import { taskHeartbeat } from './commands/task-heartbeat.ts';
 import { taskList } from './commands/task-list.ts';
 import { taskOpen } from './commands/task-open.ts';
+import { taskTree } from './commands/task-tree.ts';
 import { taskTimeline } from './commands/task-timeline.ts';
 import { taskWatch } from './commands/task-watch.ts';
 import { toolList } from './commands/tool-list.ts';
@@ -67,7 +68,17 @@ export function buildProgram(): Command {
 
   program.commandsGroup('Work:');
   const task = group(program, 'task', 'Open, follow and close tasks');
-  for (const add of [taskOpen, taskGet, taskList, taskWatch, taskTimeline, taskExtend, taskHeartbeat, taskClose])
+  for (const add of [
+    taskOpen,
+    taskGet,
+    taskList,
+    taskTree,
+    taskWatch,
+    taskTimeline,
+    taskExtend,
+    taskHeartbeat,
+    taskClose,
+  ])
     add(task);
   const credential = group(program, 'credential', 'Get, renew and return credentials');
   for (const add of [credentialIssue, credentialRenew, credentialReturn, credentialStream]) add(credential);

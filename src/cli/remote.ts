@@ -7,7 +7,7 @@ export { approvalStateName, showApproval, showApprovals } from './approval-views
 export { showCall, showCalls } from './call-views.ts';
 export { showSignals, subjectText } from './signal-views.ts';
 export { showAdvice, showFinding, showLease, showResult } from './settlement-views.ts';
-export { showLeases, showPlan, showTask, summaryText } from './views.ts';
+export { showLeases, showPlan, showTask, showTree, summaryText } from './views.ts';
 export * from '../gen/leasehold/v1/common_pb.js';
 export * from '../gen/leasehold/v1/task_service_pb.js';
 export * from '../gen/leasehold/v1/credential_service_pb.js';

@@ -1,6 +1,6 @@
 import { durationMs } from '@bufbuild/protobuf/wkt';
 import type { Lease, PlanEntry } from '../gen/leasehold/v1/common_pb.js';
-import type { LeaseSummary, Task } from '../gen/leasehold/v1/task_service_pb.js';
+import type { LeaseSummary, Task, TaskNode } from '../gen/leasehold/v1/task_service_pb.js';
 import {
   closeCauseName,
   effectName,
@@ -83,6 +83,35 @@ export function showLeases(leases: readonly Lease[], withTask = false): void {
       revocationName(lease.revocationKind),
       leaseNote(lease),
     ]),
+  );
+}
+
+/** Indented by level, each below its parent, however the pages came. */
+export function showTree(nodes: readonly TaskNode[]): void {
+  const known = new Set(nodes.map(({ taskId }) => taskId));
+  const children = Map.groupBy(nodes, ({ parentTaskId }) => (known.has(parentTaskId) ? parentTaskId : ''));
+  const rows: [TaskNode, number][] = [];
+  const waiting = (children.get('') ?? []).map((node): [TaskNode, number] => [node, 0]).reverse();
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    rows.push(next);
+    const [{ taskId }, level] = next;
+    for (const child of (children.get(taskId) ?? []).toReversed()) waiting.push([child, level + 1]);
+  }
+  table(
+    ['TASK', 'STATE', 'AGENT', 'DEADLINE', 'LEASES'],
+    rows.map(([node, level]) => {
+      const cause = closeCauseName(node.closeCause);
+      return [
+        `${'  '.repeat(level)}${node.taskId}`,
+        {
+          text: `${taskStateName(node.state)}${cause === '' ? '' : ` (${cause})`}`,
+          tone: taskTone(node.state),
+        },
+        node.agent,
+        relative(node.deadline) || '-',
+        summaryText(node.summary),
+      ];
+    }),
   );
 }
 

@@ -101,6 +101,14 @@ export interface Abandonment {
   reason: string;
 }
 
+/** One task of a tree, and what became of its own leases. */
+export interface TaskNode {
+  task: Task;
+  /** Levels below the task that was asked for. */
+  depth: number;
+  summary: LeaseSummary;
+}
+
 export interface LeaseSummary {
   unsettled: number;
   revoked: number;

@@ -1,6 +1,6 @@
 import type { AuditEvent, RecordedAuditEvent } from './audit.ts';
 import type { ChildRefusal } from './delegation/child.ts';
-import type { CloseCause, Lease, LeaseOutcome, LeaseState, LeaseSummary, Task, TaskState } from './model.ts';
+import type { CloseCause, Lease, LeaseOutcome, LeaseState, LeaseSummary, Task, TaskNode, TaskState } from './model.ts';
 import type { Instant, Millis } from './time.ts';
 
 /**
@@ -31,6 +31,10 @@ export interface InsertedTask {
 
 export interface TaskFilter {
   tenant: string;
+  /** Only tasks directly below this one. */
+  parentTaskId?: string;
+  /** Only tasks of this tree. */
+  rootTaskId?: string;
   /** Only tasks that this workload opened. */
   opener?: string;
   /** Only tasks of these agents … */
@@ -63,6 +67,13 @@ export interface TaskStore {
   ): Promise<{ task: Task; requestDigest: string } | undefined>;
   get(tenant: string, taskId: string): Promise<Task | undefined>;
   list(filter: TaskFilter): Promise<Page<Task>>;
+  /**
+   * A task and all below it, in the order of ids, which has each before those below it. `levels`: no further down than
+   * that; `after`: behind this id.
+   */
+  tree(task: Task, page: { levels?: number; limit: number; after: string | undefined }): Promise<Page<TaskNode>>;
+  /** How many they are, and how many of them are not settled. */
+  countTree(task: Task): Promise<{ tasks: number; unsettled: number }>;
   /** Pins the agent's workload when none is pinned yet; returns the task as it stands afterwards. */
   pinAgent(task: Task, workload: string, event: AuditEvent): Promise<Task | undefined>;
   /**
@@ -137,7 +148,8 @@ export interface LeaseStore {
   /** Oldest first, at most `limit`. */
   ofTask(tenant: string, taskId: string, limit: number): Promise<Lease[]>;
   list(filter: LeaseFilter): Promise<Page<Lease>>;
-  summary(tenant: string, taskIds: readonly string[] | { rootTaskId: string }): Promise<LeaseSummary>;
+  /** Of one task, or of it and all below it. */
+  summary(tenant: string, taskId: string, below: boolean): Promise<LeaseSummary>;
   /** `active` → `settling`, claimed by the caller until `claimUntil`. Undefined when it is not active. */
   beginReturn(lease: Lease, claimUntil: Instant, event: AuditEvent): Promise<Lease | undefined>;
   /**

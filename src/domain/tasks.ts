@@ -6,7 +6,7 @@ import type { DecisionFacts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { auditEvent } from './audit.ts';
 import type { TaskCache } from './issue.ts';
-import type { CloseCause, Lease, LeaseSummary, Task, TaskState } from './model.ts';
+import type { CloseCause, Lease, LeaseSummary, Task, TaskNode, TaskState } from './model.ts';
 import { createOpening, tooLong } from './opening.ts';
 import type { PolicySource } from './policy.ts';
 import type { LeaseStore, Page, TaskStore, Wake } from './store.ts';
@@ -17,6 +17,19 @@ export interface TaskView {
   task: Task;
   leases: Lease[];
   summary: LeaseSummary;
+  /** Directly below it, oldest first. */
+  children: TaskNode[];
+}
+
+/** What became of a task and of all below it. */
+export interface TreeView {
+  task: Task;
+  leases: Lease[];
+  /** Over all of them. */
+  summary: LeaseSummary;
+  tree: Page<TaskNode>;
+  tasks: number;
+  unsettledTasks: number;
 }
 
 export interface TasksOptions {
@@ -45,6 +58,9 @@ export type Tasks = ReturnType<typeof createTasks>;
 const watchPoll: Millis = 1_000;
 /** Most leases in one view; AdminService.ListLeases pages through more. */
 const viewLimit = 1_000;
+/** Most children in one view, and most tasks in the answer to a close; ListTaskTree pages through more. */
+const childrenLimit = 100;
+const treeLimit = 1_000;
 
 export function createTasks(options: TasksOptions) {
   const { clock, tasks, leases, cache, emit } = options;
@@ -56,10 +72,29 @@ export function createTasks(options: TasksOptions) {
 
     list: async (
       caller: Caller,
-      filter: { states: readonly TaskState[]; agent: string; pageSize: number; after: string | undefined },
+      filter: {
+        states: readonly TaskState[];
+        agent: string;
+        parentTaskId: string | undefined;
+        rootTaskId: string | undefined;
+        pageSize: number;
+        after: string | undefined;
+      },
     ): Promise<Page<Task>> => {
       const base = { tenant: caller.tenant, states: filter.states, pageSize: filter.pageSize, after: filter.after };
       const wanted = filter.agent === '' ? {} : { agents: [filter.agent] };
+      const { parentTaskId, rootTaskId } = filter;
+      if (parentTaskId !== undefined || rootTaskId !== undefined) {
+        // Who sees the task above sees what is below it.
+        if (parentTaskId !== undefined) await visible(caller, parentTaskId);
+        if (rootTaskId !== undefined) await visible(caller, rootTaskId);
+        return await tasks.list({
+          ...base,
+          ...wanted,
+          ...(parentTaskId === undefined ? {} : { parentTaskId }),
+          ...(rootTaskId === undefined ? {} : { rootTaskId }),
+        });
+      }
       if (caller.roles.has('operator') || caller.roles.has('auditor')) return await tasks.list({ ...base, ...wanted });
       if (caller.roles.has('orchestrator')) {
         return await tasks.list({ ...base, ...wanted, opener: caller.workload });
@@ -117,13 +152,18 @@ export function createTasks(options: TasksOptions) {
       taskId: string,
       justification: string,
       wait: { until: Instant; signal: AbortSignal } | undefined,
-    ): Promise<TaskView> => {
+    ): Promise<TreeView> => {
       const task = await tasks.get(caller.tenant, taskId);
       if (task === undefined || !(await mayClose(caller, task))) throw taskNotFound(taskId);
       const closed = await closeNow(task, 'requested', caller.workload, justification);
-      if (wait === undefined) return await view(closed);
-      return await whenSettled(closed, wait);
+      return await treeView(wait === undefined ? closed : await whenSettled(closed, wait));
     },
+
+    tree: async (
+      caller: Caller,
+      taskId: string,
+      page: { limit: number; after: string | undefined },
+    ): Promise<Page<TaskNode>> => await tasks.tree(await visible(caller, taskId), page),
 
     /** Deadline passed, or the opener went silent. */
     closeDue: async (limit: number): Promise<number> => {
@@ -176,9 +216,24 @@ export function createTasks(options: TasksOptions) {
   }
 
   async function view(task: Task): Promise<TaskView> {
-    const list = await leases.ofTask(task.tenant, task.taskId, viewLimit);
-    const whole = task.rootTaskId === task.taskId ? { rootTaskId: task.taskId } : [task.taskId];
-    return { task, leases: list, summary: await leases.summary(task.tenant, whole) };
+    const { tenant, taskId } = task;
+    const [list, summary, children] = await Promise.all([
+      leases.ofTask(tenant, taskId, viewLimit),
+      leases.summary(tenant, taskId, false),
+      tasks.tree(task, { levels: 1, limit: childrenLimit, after: taskId }),
+    ]);
+    return { task, leases: list, summary, children: children.items };
+  }
+
+  async function treeView(task: Task): Promise<TreeView> {
+    const { tenant, taskId } = task;
+    const [list, summary, tree, counts] = await Promise.all([
+      leases.ofTask(tenant, taskId, viewLimit),
+      leases.summary(tenant, taskId, true),
+      tasks.tree(task, { limit: treeLimit, after: undefined }),
+      tasks.countTree(task),
+    ]);
+    return { task, leases: list, summary, tree, tasks: counts.tasks, unsettledTasks: counts.unsettled };
   }
 
   async function closeNow(
@@ -203,15 +258,17 @@ export function createTasks(options: TasksOptions) {
     return result.task;
   }
 
-  async function whenSettled(task: Task, wait: { until: Instant; signal: AbortSignal }): Promise<TaskView> {
+  /** A task is settled when all below it are; those below one that was settled before are looked at as well. */
+  async function whenSettled(task: Task, wait: { until: Instant; signal: AbortSignal }): Promise<Task> {
     let current = task;
-    while (current.settledAt === undefined && !wait.signal.aborted) {
+    while (!wait.signal.aborted) {
+      if (current.settledAt !== undefined && (await tasks.countTree(current)).unsettled === 0) break;
       const left = wait.until - clock.now();
       if (left <= 0) break;
       await changed(current, Math.min(left, 200), wait.signal);
       current = (await tasks.get(task.tenant, task.taskId)) ?? current;
     }
-    return await view(current);
+    return current;
   }
 
   /** Resolves when the task was changed by any replica, after `atMost`, or when the signal aborts. */

@@ -8,6 +8,7 @@ import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from
 import { taskByRequest, taskColumns, taskValues } from './task-rows.ts';
 import { closeTree } from './close-tree.ts';
 import { insertBelow, moveDeadline } from './task-tree.ts';
+import { countTree, listTree } from './tree-store.ts';
 
 const at = (value: Instant | undefined) => (value === undefined ? null : new Date(value));
 
@@ -28,6 +29,8 @@ export function createTaskStore(pool: pg.Pool): TaskStore {
       }),
 
     list: (filter) => list(pool, filter),
+    tree: (task, page) => listTree(pool, task, page),
+    countTree: (task) => countTree(pool, task),
 
     pinAgent: (task, workload, event) =>
       changeOpenTask(pool, task, event, 'agent_workload = $3', 'agent_workload IS NULL', [workload]),
@@ -108,7 +111,8 @@ async function list(pool: pg.Pool, filter: TaskFilter) {
          AND ($4::text IS NULL OR opener = $4)
          AND ($5::text[] IS NULL OR agent = ANY($5))
          AND ($6::text IS NULL OR agent_workload IS NULL OR agent_workload = $6)
-       ORDER BY task_id DESC LIMIT $7`,
+         AND ($7::text IS NULL OR parent_task_id = $7) AND ($8::text IS NULL OR root_task_id = $8)
+       ORDER BY task_id DESC LIMIT $9`,
       [
         filter.tenant,
         filter.after ?? null,
@@ -116,6 +120,8 @@ async function list(pool: pg.Pool, filter: TaskFilter) {
         filter.opener ?? null,
         filter.agents ?? null,
         filter.agentWorkload ?? null,
+        filter.parentTaskId ?? null,
+        filter.rootTaskId ?? null,
         filter.pageSize + 1,
       ],
     );

@@ -323,3 +323,56 @@ describe('task watch', () => {
     await gone.promise;
   });
 });
+
+describe('tasks below tasks', () => {
+  const child = `tsk_${'0'.repeat(31)}2`;
+  const node = (more: object) => ({ taskId, depth: 0, agent: 'lead', state: TaskState.OPEN, summary: {}, ...more });
+  const tree = [
+    node({}),
+    node({ taskId: child, parentTaskId: taskId, depth: 1, agent: 'helper', summary: { unsettled: 1 } }),
+    node({ taskId: `tsk_${'0'.repeat(31)}3`, parentTaskId: child, depth: 2, agent: 'scribe' }),
+  ];
+
+  test('tree shows each below its parent, and follows pages', async () => {
+    const handlers: Handlers = {
+      task: {
+        listTaskTree: ({ pageToken }) =>
+          pageToken === ''
+            ? { nodes: tree.slice(0, 2), nextPageToken: 'next' }
+            : { nodes: tree.slice(2), nextPageToken: '' },
+      },
+    };
+    const { code, stdout } = await cli(handlers, 'task', 'tree', taskId);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(new RegExp(`\n${taskId} +open +lead`));
+    expect(stdout).toMatch(new RegExp(`\n {2}${child} +open +helper .*1 unsettled`));
+    expect(stdout).toMatch(/\n {4}tsk_0+3 +open +scribe/);
+    const json = await cli(handlers, 'task', 'tree', taskId, '--json');
+    expect(JSON.parse(json.stdout).nodes).toHaveLength(3);
+  });
+
+  test('open --parent and list --parent --root name them', async () => {
+    const seen: object[] = [];
+    const handlers: Handlers = {
+      task: {
+        openTask: (request) => (seen.push(request), { task: sampleTask() }),
+        listTasks: (request) => (seen.push(request), { tasks: [] }),
+      },
+    };
+    expect((await cli(handlers, ...openArgs, '--parent', taskId)).code).toBe(0);
+    await cli(handlers, 'task', 'list', '--parent', taskId, '--root', child);
+    expect(seen).toMatchObject([{ parentTaskId: taskId }, { parentTaskId: taskId, rootTaskId: child }]);
+  });
+
+  test('close shows what became of everything below', async () => {
+    const closed = tree.map((one) => ({ ...one, state: TaskState.CLOSED }));
+    const handlers: Handlers = {
+      task: {
+        closeTask: () => ({ task: sampleTask({ state: TaskState.CLOSED }), tree: closed, tasks: 3, unsettledTasks: 0 }),
+      },
+    };
+    const { stdout } = await cli(handlers, 'task', 'close', taskId, '--wait');
+    expect(stdout).toMatch(/3 tasks, 0 of them not settled/);
+    expect(stdout).toMatch(/\n {4}tsk_0+3 +closed +scribe/);
+  });
+});

@@ -43,6 +43,13 @@ export function taskClose(parent: Command): void {
       remote.line();
       remote.showLeases(answer.leases);
       if (answer.leases.length > 0) remote.line(remote.summaryText(answer.summary));
+      if (answer.tree.length > 1) {
+        remote.line();
+        remote.showTree(answer.tree);
+        remote.line(
+          `${answer.tasks} tasks, ${answer.unsettledTasks} of them not settled; ${remote.summaryText(answer.summary)}`,
+        );
+      }
     }
     const state = answer.task?.state ?? remote.TaskState.UNSPECIFIED;
     if (options.wait === true && state !== remote.TaskState.CLOSED) {

@@ -24,5 +24,8 @@ export function taskGet(parent: Command): void {
       remote.line();
       remote.showLeases(answer.leases);
       if (answer.leases.length > 0) remote.line(remote.summaryText(answer.summary));
+      if (answer.children.length === 0) return;
+      remote.line();
+      remote.showTree(answer.children);
     });
 }

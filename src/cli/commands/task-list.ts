@@ -1,11 +1,13 @@
 import { Option, type Command } from 'commander';
 import { defineRemote, type RemoteOptions } from '../define.ts';
 import { pages } from '../pages.ts';
-import { count } from '../values.ts';
+import { count, identifier } from '../values.ts';
 
 interface Options extends RemoteOptions {
   state?: ('open' | 'closing' | 'closed' | 'close_degraded')[];
   agent?: string;
+  parent?: string;
+  root?: string;
   limit: number;
   pageToken?: string;
 }
@@ -19,6 +21,7 @@ export function taskList(parent: Command): void {
     examples: [
       ['leasehold task list --state open', 'what is going on now'],
       ['leasehold task list --state close_degraded --json', 'what an operator should look at'],
+      ['leasehold task list --parent tsk_0198f1c2a4b57d3e8f60718293a4b5c6', 'what a task has handed on'],
     ],
   });
   command
@@ -31,6 +34,8 @@ export function taskList(parent: Command): void {
       ]),
     )
     .option('--agent <name>', 'only tasks of this agent')
+    .option('--parent <task>', 'only tasks directly below this one', identifier('tsk'))
+    .option('--root <task>', 'only tasks of this root’s tree', identifier('tsk'))
     .option('--limit <number>', 'most tasks to list', count(10_000), 50)
     .option('--page-token <token>', 'go on after an earlier list (next_page_token)')
     .action(async (options: Options) => {
@@ -47,6 +52,8 @@ export function taskList(parent: Command): void {
           ...page,
           states: (options.state ?? []).map((state) => states[state]),
           agent: options.agent ?? '',
+          parentTaskId: options.parent ?? '',
+          rootTaskId: options.root ?? '',
         });
         return { items: answer.tasks, nextPageToken: answer.nextPageToken };
       });

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { collect, contextEntry, duration, instant, toolAndTier, type ToolAndTier } from '../values.ts';
+import { collect, contextEntry, duration, identifier, instant, toolAndTier, type ToolAndTier } from '../values.ts';
 import { CliError } from '../cli-error.ts';
 
 interface Options extends RemoteOptions {
@@ -12,6 +12,7 @@ interface Options extends RemoteOptions {
   ttl?: number;
   deadline?: number;
   heartbeat?: number;
+  parent?: string;
   requestId?: string;
 }
 
@@ -31,12 +32,21 @@ export function taskOpen(parent: Command): void {
         'leasehold task open "Fix build" --agent builder --tool repo:read --tool repo:write --context ticket=OPS-7 --json',
         'two tiers, a fact for policy, for a script',
       ],
+      [
+        'leasehold task open "Count rows" --parent tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --agent counter --tool warehouse:read',
+        'by an agent that hands on a part of its own task',
+      ],
     ],
   });
   command
     .requiredOption('--agent <name>', 'registered agent that will do the work')
     .requiredOption('--tool <tool:tier>', 'tool and tier wanted; repeat it for more', collect(toolAndTier))
     .option('--agent-workload <id>', 'the one workload (SPIFFE ID) that may act as the agent')
+    .option(
+      '--parent <task>',
+      'task that hands this work on: what is opened gets at most what that one has',
+      identifier('tsk'),
+    )
     .option('--context <key=value>', 'a fact for policy; repeat it for more', collect(contextEntry))
     .option('--ttl <duration>', 'life of the task from now', duration)
     .option('--deadline <time>', 'end of the task, instead of --ttl', instant)
@@ -51,6 +61,7 @@ export function taskOpen(parent: Command): void {
     const answer = await remote.connect(options).call(remote.TaskService.method.openTask, {
       requestId: options.requestId ?? randomUUID(),
       intent,
+      parentTaskId: options.parent ?? '',
       agent: options.agent,
       agentWorkload: options.agentWorkload ?? '',
       tools: options.tool.map(({ tool, tier }) => ({ tool, tier: remote.tierValue[tier] })),

@@ -200,6 +200,96 @@ export declare type LeaseSummary = Message<"leasehold.v1.LeaseSummary"> & {
 export declare const LeaseSummarySchema: GenMessage<LeaseSummary>;
 
 /**
+ * TaskNode is one task of a tree and what became of its own leases.
+ *
+ * @generated from message leasehold.v1.TaskNode
+ */
+export declare type TaskNode = Message<"leasehold.v1.TaskNode"> & {
+  /**
+   * Identifier.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Task above it, empty for a root.
+   *
+   * @generated from field: string parent_task_id = 2;
+   */
+  parentTaskId: string;
+
+  /**
+   * Levels below the task that was asked for, which is 0.
+   *
+   * @generated from field: int32 depth = 3;
+   */
+  depth: number;
+
+  /**
+   * Registered name of the agent that does the work.
+   *
+   * @generated from field: string agent = 4;
+   */
+  agent: string;
+
+  /**
+   * Attested workload that acts as the agent. Empty until it is pinned.
+   *
+   * @generated from field: string agent_workload = 5;
+   */
+  agentWorkload: string;
+
+  /**
+   * Attested workload that opened it.
+   *
+   * @generated from field: string opener = 6;
+   */
+  opener: string;
+
+  /**
+   * Where it is in its life.
+   *
+   * @generated from field: leasehold.v1.TaskState state = 7;
+   */
+  state: TaskState;
+
+  /**
+   * Why it was closed.
+   *
+   * @generated from field: leasehold.v1.CloseCause close_cause = 8;
+   */
+  closeCause: CloseCause;
+
+  /**
+   * Hard ceiling.
+   *
+   * @generated from field: google.protobuf.Timestamp deadline = 9;
+   */
+  deadline?: Timestamp | undefined;
+
+  /**
+   * When the last lease of it and of those below it reached its outcome.
+   *
+   * @generated from field: google.protobuf.Timestamp settle_time = 10;
+   */
+  settleTime?: Timestamp | undefined;
+
+  /**
+   * Counts over its own leases.
+   *
+   * @generated from field: leasehold.v1.LeaseSummary summary = 11;
+   */
+  summary?: LeaseSummary | undefined;
+};
+
+/**
+ * Describes the message leasehold.v1.TaskNode.
+ * Use `create(TaskNodeSchema)` to create a new message.
+ */
+export declare const TaskNodeSchema: GenMessage<TaskNode>;
+
+/**
  * OpenTaskRequest asks for a task.
  *
  * @generated from message leasehold.v1.OpenTaskRequest
@@ -360,11 +450,18 @@ export declare type GetTaskResponse = Message<"leasehold.v1.GetTaskResponse"> & 
   leases: Lease[];
 
   /**
-   * Counts over all of its leases.
+   * Counts over all of its leases, not those of the tasks below it.
    *
    * @generated from field: leasehold.v1.LeaseSummary summary = 3;
    */
   summary?: LeaseSummary | undefined;
+
+  /**
+   * Tasks directly below it, oldest first, at most 100; ListTaskTree pages through all.
+   *
+   * @generated from field: repeated leasehold.v1.TaskNode children = 4;
+   */
+  children: TaskNode[];
 };
 
 /**
@@ -406,6 +503,20 @@ export declare type ListTasksRequest = Message<"leasehold.v1.ListTasksRequest"> 
    * @generated from field: string agent = 4;
    */
   agent: string;
+
+  /**
+   * Only tasks directly below this one, whoever opened them.
+   *
+   * @generated from field: string parent_task_id = 5;
+   */
+  parentTaskId: string;
+
+  /**
+   * Only tasks of this root's tree, whoever opened them.
+   *
+   * @generated from field: string root_task_id = 6;
+   */
+  rootTaskId: string;
 };
 
 /**
@@ -616,6 +727,34 @@ export declare type CloseTaskResponse = Message<"leasehold.v1.CloseTaskResponse"
    * @generated from field: leasehold.v1.LeaseSummary summary = 3;
    */
   summary?: LeaseSummary | undefined;
+
+  /**
+   * What became of each task of the subtree, itself first; at most 1,000.
+   *
+   * @generated from field: repeated leasehold.v1.TaskNode tree = 4;
+   */
+  tree: TaskNode[];
+
+  /**
+   * Where ListTaskTree goes on with the tree; empty when it is all here.
+   *
+   * @generated from field: string next_page_token = 5;
+   */
+  nextPageToken: string;
+
+  /**
+   * Tasks of the subtree, itself included.
+   *
+   * @generated from field: int32 tasks = 6;
+   */
+  tasks: number;
+
+  /**
+   * Those of them with leases that have no outcome yet, or above such.
+   *
+   * @generated from field: int32 unsettled_tasks = 7;
+   */
+  unsettledTasks: number;
 };
 
 /**
@@ -623,6 +762,67 @@ export declare type CloseTaskResponse = Message<"leasehold.v1.CloseTaskResponse"
  * Use `create(CloseTaskResponseSchema)` to create a new message.
  */
 export declare const CloseTaskResponseSchema: GenMessage<CloseTaskResponse>;
+
+/**
+ * ListTaskTreeRequest names the top of a tree or of a part of one.
+ *
+ * @generated from message leasehold.v1.ListTaskTreeRequest
+ */
+export declare type ListTaskTreeRequest = Message<"leasehold.v1.ListTaskTreeRequest"> & {
+  /**
+   * Task identifier.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * 1 to 1,000; 0 means 100.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * From the previous answer, or from CloseTask; empty for the first page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message leasehold.v1.ListTaskTreeRequest.
+ * Use `create(ListTaskTreeRequestSchema)` to create a new message.
+ */
+export declare const ListTaskTreeRequestSchema: GenMessage<ListTaskTreeRequest>;
+
+/**
+ * ListTaskTreeResponse is one page.
+ *
+ * @generated from message leasehold.v1.ListTaskTreeResponse
+ */
+export declare type ListTaskTreeResponse = Message<"leasehold.v1.ListTaskTreeResponse"> & {
+  /**
+   * In the order of identifiers, in which each task comes before those below it.
+   *
+   * @generated from field: repeated leasehold.v1.TaskNode nodes = 1;
+   */
+  nodes: TaskNode[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message leasehold.v1.ListTaskTreeResponse.
+ * Use `create(ListTaskTreeResponseSchema)` to create a new message.
+ */
+export declare const ListTaskTreeResponseSchema: GenMessage<ListTaskTreeResponse>;
 
 /**
  * WatchTaskRequest names a task.
@@ -665,7 +865,7 @@ export declare type WatchTaskResponse = Message<"leasehold.v1.WatchTaskResponse"
   leases: Lease[];
 
   /**
-   * Counts over all of its leases.
+   * Counts over all of its leases, not those of the tasks below it.
    *
    * @generated from field: leasehold.v1.LeaseSummary summary = 3;
    */
@@ -748,6 +948,17 @@ export declare const TaskService: GenService<{
     methodKind: "unary";
     input: typeof CloseTaskRequestSchema;
     output: typeof CloseTaskResponseSchema;
+  },
+  /**
+   * ListTaskTree pages through a task and everything below it (AIP-158), each task before those below it. Visible to
+   * whoever sees the task.
+   *
+   * @generated from rpc leasehold.v1.TaskService.ListTaskTree
+   */
+  listTaskTree: {
+    methodKind: "unary";
+    input: typeof ListTaskTreeRequestSchema;
+    output: typeof ListTaskTreeResponseSchema;
   },
   /**
    * WatchTask sends the task now and after each change, until it is closed.
