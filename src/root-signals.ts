@@ -1,3 +1,5 @@
+import { createSetVerifier, type SetVerifier } from './attestors/security-events/verifier.ts';
+import type { Config } from './config/config.ts';
 import type { NewId } from './domain/ids.ts';
 import type { DecisionFacts } from './domain/facts.ts';
 import type { PolicySource } from './domain/policy.ts';
@@ -8,6 +10,8 @@ import { createSignals, type Signals } from './domain/signals/signals.ts';
 import type { SignalBoard } from './domain/signals/store.ts';
 import type { Emit } from './domain/telemetry.ts';
 import type { Clock, Millis } from './domain/time.ts';
+import type { HttpRoute } from './server/http-route.ts';
+import { securityEventRoute, type SecurityEventRouteOptions } from './signal-routes.ts';
 import type { Storage } from './storage/storage.ts';
 import type { Loop } from './workers/loop.ts';
 
@@ -21,6 +25,19 @@ export interface SignalWiring {
   kickSettler: () => void;
   emit: Emit;
   onClose: (close: () => void) => void;
+}
+
+/** The receiver of security events, where the configuration names transmitters. */
+export function openTransmitters(
+  { transmitters }: Config['signals'],
+  skew: Millis,
+  options: Omit<SecurityEventRouteOptions, 'verifier' | 'limits' | 'monotonic'>,
+): { routes: HttpRoute[]; status: SetVerifier['status']; close: () => Promise<void> } {
+  if (transmitters.length === 0) return { routes: [], status: () => [], close: () => Promise.resolve() };
+  const verifier = createSetVerifier({ transmitters, clock: options.clock, skew, timeout: 5_000 });
+  const limits = new Map(transmitters.map(({ name, keep, perSecond, burst }) => [name, { keep, perSecond, burst }]));
+  const route = securityEventRoute({ ...options, verifier, limits, monotonic: () => performance.now() });
+  return { routes: [route], status: (now) => verifier.status(now), close: () => verifier.close() };
 }
 
 export interface WiredSignals {

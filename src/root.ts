@@ -56,7 +56,7 @@ import {
   webhookEndpoints,
 } from './root-options.ts';
 import { wireSettlement } from './root-settlement.ts';
-import { wireSignals } from './root-signals.ts';
+import { openTransmitters, wireSignals } from './root-signals.ts';
 import { createDoors } from './server/doors.ts';
 import { openStorage } from './storage/storage.ts';
 import { createTaskCache } from './storage/task-cache.ts';
@@ -225,6 +225,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       emit,
       onClose: (close) => void closers.push(close),
     });
+    const transmitters = openTransmitters(config.signals, config.attestation.clockSkew, {
+      clock,
+      policy,
+      signals,
+      emit,
+    });
+    closers.push(() => transmitters.close());
 
     const tasks = createTasks({
       clock: monitor.earlier,
@@ -370,6 +377,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       { name: 'policy', ...policy.status() },
       { name: 'signing-keys', ...keyRing.status(clock.now()) },
       ...attestation.status(),
+      ...transmitters.status(clock.now()),
       ...(await postgres.check(AbortSignal.timeout(3_000))),
     ];
     const doors = createDoors({
@@ -420,6 +428,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         return { ready: parts.every((part) => part.ready), components: parts };
       },
       routes: [
+        ...transmitters.routes,
         jwksRoute(() => keyRing.jwks()),
         statusListRoute(async (number) =>
           buildStatusListToken({

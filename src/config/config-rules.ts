@@ -2,7 +2,7 @@ import { compileWorkloadTemplate } from '../attestors/oidc/workload-template.ts'
 import { parseDuration } from './duration.ts';
 import type { Issue } from './issue.ts';
 import { isLoopback, splitListen } from './listen.ts';
-import type { RawConfig, RawDoor } from './raw-config.ts';
+import type { RawConfig, RawDoor, RawTransmitter } from './raw-config.ts';
 import { formatPath, quote } from './schema.ts';
 import { isWorkloadPattern, trustDomainOfPattern, workloadPatternHint } from './workload-pattern.ts';
 import type { FieldPath, SourceDocument } from './yaml-document.ts';
@@ -49,6 +49,7 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   if (sound('approvals')) {
     checkApprovals(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
   }
+  if (sound('signals')) checkTransmitters(report, config.signals.transmitters);
   if (sound('targets')) checkTargets(report, config);
   return issues;
 }
@@ -187,6 +188,32 @@ function checkApprovals(
     if (hook.caFile !== undefined && hook.url.startsWith('http:')) {
       report([...path, 'caFile'], 'has no effect without https', 'remove it, or use https');
     }
+  });
+}
+
+function checkTransmitters(report: Report, transmitters: readonly RawTransmitter[]): void {
+  const seen = new Set<string>();
+  transmitters.forEach((one, index) => {
+    const path = ['signals', 'transmitters', index];
+    for (const field of ['name', 'issuer'] as const) {
+      const key = `${field} ${one[field]}`;
+      if (seen.has(key)) report([...path, field], `${quote(one[field])} is configured twice`);
+      seen.add(key);
+    }
+    checkUrl(report, [...path, 'issuer'], one.issuer, { loopbackHttp: true });
+    if (one.jwksUri !== undefined)
+      checkUrl(report, [...path, 'jwksUri'], one.jwksUri, { loopbackHttp: true, query: true });
+    if (one.jwksUri !== undefined && one.jwksFile !== undefined) {
+      report([...path, 'jwksFile'], 'has no effect beside "jwksUri"', 'keep one of them');
+    }
+    one.subjects.forEach(({ workload }, at) => {
+      if (workload === undefined) return;
+      try {
+        compileWorkloadTemplate(workload);
+      } catch (error) {
+        report([...path, 'subjects', at, 'workload'], (error as Error).message);
+      }
+    });
   });
 }
 

@@ -136,6 +136,33 @@ export interface ApprovalsConfig {
 export interface SignalsConfig {
   /** Most signals in force in a tenant. */
   maxInForce: number;
+  transmitters: readonly TransmitterConfig[];
+}
+
+/** Who may push security event tokens. */
+export interface TransmitterConfig {
+  name: string;
+  tenant: string;
+  issuer: string;
+  audiences: readonly string[];
+  jwksUri: string | undefined;
+  jwksFile: string | undefined;
+  caFile: string | undefined;
+  staleAfter: Millis;
+  maxAge: Millis;
+  keep: Millis;
+  perSecond: number;
+  burst: number;
+  subjects: readonly SubjectRuleConfig[];
+}
+
+export interface SubjectRuleConfig {
+  format: string;
+  member: string | undefined;
+  require: Readonly<Record<string, string>>;
+  workload: string | undefined;
+  agent: string | undefined;
+  owner: string | undefined;
 }
 
 export interface WebhookConfig {

@@ -174,7 +174,25 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
       })),
     },
     calls: { ...raw.calls },
-    signals: { maxInForce: raw.signals.maxInForce },
+    signals: {
+      ...raw.signals,
+      transmitters: raw.signals.transmitters.map((transmitter) => ({
+        ...transmitter,
+        jwksUri: transmitter.jwksUri,
+        jwksFile: optional(transmitter.jwksFile),
+        caFile: optional(transmitter.caFile),
+        staleAfter: millis(transmitter.staleAfter),
+        maxAge: millis(transmitter.maxAge),
+        keep: millis(transmitter.keep),
+        subjects: transmitter.subjects.map((rule) => ({
+          ...rule,
+          member: rule.member,
+          workload: rule.workload,
+          agent: rule.agent,
+          owner: rule.owner,
+        })),
+      })),
+    },
     targets: Object.fromEntries(Object.entries(raw.targets).map(([name, of]) => [name, target(name, of)])),
     log: raw.log,
   };

@@ -69,7 +69,7 @@ export interface RawConfig {
     }[];
   };
   calls: { maxPerTask: number };
-  signals: { maxInForce: number };
+  signals: { maxInForce: number; transmitters: RawTransmitter[] };
   targets: Record<string, RawTarget>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
@@ -98,4 +98,27 @@ export interface RawTarget {
   reassignTo?: string;
   connectHost?: string;
   connectPort?: number;
+}
+
+export interface RawTransmitter {
+  name: string;
+  tenant: string;
+  issuer: string;
+  audiences: string[];
+  jwksUri?: string;
+  jwksFile?: string;
+  caFile?: string;
+  staleAfter: string;
+  maxAge: string;
+  keep: string;
+  perSecond: number;
+  burst: number;
+  subjects: {
+    format: string;
+    member?: string;
+    require: Record<string, string>;
+    workload?: string;
+    agent?: string;
+    owner?: string;
+  }[];
 }

@@ -51,6 +51,9 @@ export interface BrokerEvents {
   'keys.rotated': Common & { tenant: string; kid: string; state: string };
   'keys.retired': Common & { tenant: string; kid: string };
 
+  'set.received': Common & { transmitter: string; event: string; mapped: boolean };
+  'set.refused': Common & { err: string };
+
   'audit.lagging': Common & { tenant: string; lagMs: number };
   'worker.failed': Common & { worker: string; error: unknown };
 }
@@ -322,6 +325,17 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
   },
   'keys.rotated': { level: 'info', line: 'a signing key changed its state', counter: count('keys_rotated', ['state']) },
   'keys.retired': { level: 'info', line: 'a signing key was retired' },
+
+  'set.received': {
+    level: 'info',
+    line: 'a security event was taken; one that is not mapped is about nobody here',
+    counter: count('security_events', ['transmitter', 'mapped']),
+  },
+  'set.refused': {
+    level: 'warn',
+    line: 'a security event token was refused',
+    counter: count('security_events_refused', ['err']),
+  },
 
   'audit.lagging': { level: 'error', line: 'the audit log lags behind its bound; nothing is issued' },
   'worker.failed': {

@@ -53,7 +53,7 @@ export function jwksUriOf(document: Record<string, unknown>, issuer: string): UR
   return url;
 }
 
-function checkUrl(text: string, name: string): URL {
+export function checkUrl(text: string, name: string): URL {
   if (!URL.canParse(text)) throw new Error(`${name}: not a URL`);
   const url = new URL(text);
   if (url.username !== '' || url.password !== '')
