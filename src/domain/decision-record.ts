@@ -25,6 +25,7 @@ export interface Asked {
 interface RecordedFacts {
   held?: Facts['held'];
   lineage?: Facts['lineage'];
+  earlier?: Facts['earlier'];
   rates: [string, number][];
   signals?: Facts['signals'];
 }
@@ -62,12 +63,14 @@ export function asked(
   };
 }
 
-function recordedFacts({ held, lineage, rates, signals }: Facts): RecordedFacts {
-  return { held, lineage, rates: [...rates], ...(signals === undefined ? {} : { signals }) };
+function recordedFacts({ held, lineage, earlier, rates, signals }: Facts): RecordedFacts {
+  return { held, lineage, earlier, rates: [...rates], ...(signals === undefined ? {} : { signals }) };
 }
 
 function factsOf(recorded: RecordedFacts | undefined): Facts | undefined {
-  return recorded && { ...recorded, held: recorded.held, lineage: recorded.lineage, rates: new Map(recorded.rates) };
+  if (recorded === undefined) return undefined;
+  const { held, lineage, earlier, rates } = recorded;
+  return { ...recorded, held, lineage, earlier, rates: new Map(rates) };
 }
 
 /** What policy sees of a task and what never changes in it. */
@@ -141,7 +144,7 @@ export function foretellAgain(
   const { renewal, facts } = what!;
   const context = contextOf(record);
   const lacking = [{ task, facts: factsOf(facts) }, ...(context.above ?? [])].some((one) => {
-    const needs = revision.needs(one.task.agent, access, renewal !== undefined);
+    const needs = revision.needs(one.task.agent, access, renewal !== undefined, record.at - task.openedAt);
     return needs !== undefined && lacks(one.task, needs, one.facts);
   });
   if (!lacking) return undefined;
@@ -153,6 +156,7 @@ function lacks(task: Task, needs: FactNeeds, facts: Facts | undefined): boolean 
   return (
     (needs.held && facts.held === undefined) ||
     (needs.signals && facts.signals === undefined) ||
+    (needs.earlier && facts.earlier === undefined) ||
     needs.rates.some((need) => !facts.rates.has(rateKey(need))) ||
     (needs.lineage && task.parentTaskId !== undefined && facts.lineage === undefined)
   );

@@ -151,7 +151,7 @@ export function createExplanations(options: ExplanationsOptions) {
       const { tool, tier } = request.access;
       checkArguments(`${tool}:${tier}`, revision.tools.get(tool)?.tiers[tier]?.arguments ?? {}, request.arguments);
       const over = task === undefined || task.parentTaskId === undefined ? undefined : await above(task);
-      const needs = needsOf(revision, facts, over, request.access, request.renewals !== undefined);
+      const needs = needsOf(revision, facts, over, request.access, request.renewals !== undefined, at);
       // A task that is only imagined holds nothing; what others hold is counted, and what is said of them is known.
       const agentWorkload = task?.agentWorkload ?? (request.workload === '' ? undefined : request.workload);
       const asking = { ...facts, tenant: caller.tenant, agentWorkload };

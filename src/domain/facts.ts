@@ -17,19 +17,28 @@ export interface FactNeeds {
   held: boolean;
   /** How deep the task is in its tree, and who opened the root. */
   lineage: boolean;
+  /** What this very task has had of the tool and tier that is asked for. */
+  earlier: boolean;
   rates: readonly RateNeed[];
   /** Signals in force about its task, agent, workload or tool. */
   signals: boolean;
 }
 
-export const noNeeds: FactNeeds = { held: false, lineage: false, rates: [], signals: false };
+export const noNeeds: FactNeeds = { held: false, lineage: false, earlier: false, rates: [], signals: false };
 
 /**
  * Whether it looks at what further credentials change: then two decisions at the same moment have to see each other. Lineage
  * and signals are no such thing.
  */
 export function counts(needs: FactNeeds | undefined): boolean {
-  return needs !== undefined && (needs.held || needs.rates.length > 0);
+  return needs !== undefined && (needs.held || needs.earlier || needs.rates.length > 0);
+}
+
+/** Credentials of one tool and tier that one task has had, in all lines, renewals included. */
+export interface Earlier {
+  credentials: number;
+  /** When the first of them was issued. */
+  since: Instant | undefined;
 }
 
 /** One tool and tier that the task's tree holds or has held. */
@@ -45,6 +54,8 @@ export interface Facts {
   held: readonly HeldAccess[] | undefined;
   /** Undefined when nothing asked for it. */
   lineage: { depth: number; orchestrator: string } | undefined;
+  /** Undefined when nothing asked for it. */
+  earlier: Earlier | undefined;
   /** By `rateKey`. */
   rates: ReadonlyMap<string, number>;
   /** Undefined when nothing asked for them. */
@@ -52,7 +63,7 @@ export interface Facts {
 }
 
 /** Credentials that a decision does not count: the one that it is about, or the line that it would renew. */
-export type Uncounted = { leaseId: string } | { lineStartedAt: Instant; taskId: string };
+export type Uncounted = { leaseId?: string; lineStartedAt?: Instant; taskId?: string };
 
 /**
  * What storage knows. Asked only for decisions that have a rule which needs it, so that all others cost no query.
@@ -69,7 +80,10 @@ export interface DecisionFacts {
 }
 
 /** What a task that has just been opened has: nothing yet. */
-export const nothingYet: Facts = { held: [], lineage: undefined, rates: new Map() };
+export const noneEarlier: Earlier = { credentials: 0, since: undefined };
+export const nothingYet: Facts = { held: [], lineage: undefined, earlier: noneEarlier, rates: new Map() };
+/** Of a task below another: what its tree has is not its own to say. */
+export const ownNothingYet: Facts = { ...nothingYet, held: undefined };
 
 export function rateKey({ scope, window, tool }: RateNeed): string {
   return `${scope} ${window} ${tool ?? ''}`;
@@ -84,5 +98,6 @@ export function mergeNeeds(a: FactNeeds | undefined, b: FactNeeds | undefined): 
     lineage: a.lineage || b.lineage,
     rates: [...rates.values()],
     signals: a.signals || b.signals,
+    earlier: a.earlier || b.earlier,
   };
 }

@@ -144,7 +144,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       const revision = policy.current();
       await checkDeclared(caller, task, access, now, line, revision);
       const above = task.parentTaskId === undefined ? undefined : await openAbove(task, now);
-      const needs = needsOf(revision, task, above, access, line.renewedFrom !== undefined);
+      const needs = needsOf(revision, task, above, access, line.renewedFrom !== undefined, now);
       const place = { task, above };
       const issued =
         needs === undefined
@@ -241,7 +241,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       if (decision.on?.kind === 'break_glass' || !(made ? all?.signals === true : counted)) return;
       // Another replica may have counted at the same moment. Each looks again after its own lease is committed, so the
       // later of two sees the earlier.
-      const again = await decideNow(ownLine ?? { leaseId: grant.lease.leaseId });
+      const again = await decideNow({ ...ownLine, leaseId: grant.lease.leaseId });
       if (again.effect !== 'deny') return;
       await refuse(caller, task, access, now, again, line, revision);
       throw refusal(again, access, line);

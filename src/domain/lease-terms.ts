@@ -45,6 +45,7 @@ export function turnsOf(
   const turns = (of: FactNeeds | undefined, agent: string) => {
     const scopes = new Set(of?.rates.map(({ scope }) => scope));
     return [
+      ...(of?.earlier === true ? [`credentials ${task.taskId} ${access.tool}:${access.tier}`] : []),
       ...(of?.held === true || scopes.has('task') ? [`task ${task.rootTaskId}`] : []),
       ...(scopes.has('agent') ? [`agent ${agent}`] : []),
       ...(scopes.has('tool') ? [`tool ${access.tool}`] : []),

@@ -5,7 +5,7 @@ import { plan as planned, type PlannedDecision } from './decision.ts';
 import { aboveWith, mostInTree, tasksAbove } from './delegation/chain.ts';
 import { checkChild, childRefused, usualChildDeadline } from './delegation/child.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
-import { nothingYet, noNeeds, type DecisionFacts, type Facts } from './facts.ts';
+import { nothingYet, noNeeds, ownNothingYet, type DecisionFacts, type Facts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
@@ -264,10 +264,10 @@ async function firstFacts(
   task: Task,
   now: Instant,
 ): Promise<(access: ToolAccess) => Facts | undefined> {
-  const base = task.parentTaskId === undefined ? nothingYet : undefined;
+  const base = task.parentTaskId === undefined ? nothingYet : ownNothingYet;
   const known = new Map<ToolAccess, Facts>();
   for (const access of task.tools) {
-    if (revision.needs(task.agent, access, false)?.signals !== true) continue;
+    if (revision.needs(task.agent, access, false, 0)?.signals !== true) continue;
     known.set(access, { ...(await facts.load(task, access, { ...noNeeds, signals: true }, now)), ...base });
   }
   return (access) => known.get(access) ?? base;
@@ -284,7 +284,7 @@ export async function planAsOf(
   const known = new Map<ToolAccess, Facts>();
   if (task.state === 'open') {
     for (const access of task.tools) {
-      const needs = revision.needs(task.agent, access, false);
+      const needs = revision.needs(task.agent, access, false, now - task.openedAt);
       known.set(
         access,
         needs === undefined ? nothingYet : await facts.load(task, access, { ...needs, rates: [] }, now),

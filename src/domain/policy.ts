@@ -175,7 +175,7 @@ export interface PolicyRevision {
   watching: boolean;
   watches(agent: string, access: ToolAccess): boolean;
   /** What storage has to be asked before `decide`; undefined, as for nearly all, when nothing. */
-  needs(agent: string, access: ToolAccess, renewal: boolean): FactNeeds | undefined;
+  needs(agent: string, access: ToolAccess, renewal: boolean, taskAge: Millis): FactNeeds | undefined;
   /**
    * Deny wins, no match is a deny, an error in a condition is a deny (design §3.7, §3.8). Pure. `considered` hears of
    * every rule that is about the request.

@@ -2,7 +2,7 @@ import type { AuditEvent } from './audit.ts';
 import { decide, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
 import { loadFacts, needsOf } from './delegation/chain.ts';
-import type { DecisionFacts } from './facts.ts';
+import { noneEarlier, type DecisionFacts, type Facts } from './facts.ts';
 import { auditEvent } from './audit.ts';
 import type { NewId } from './ids.ts';
 import { argumentsOf } from './lease-terms.ts';
@@ -116,15 +116,17 @@ export function createJudge(options: Pick<ReevaluatorOptions, 'newId' | 'facts'>
     { lease, task, above, approved }: OpenLease,
     now: Instant,
   ): Promise<Ending | undefined> {
-    const needs = needsOf(revision, task, above, lease, false);
+    const needs = needsOf(revision, task, above, lease, false, now);
     const { lineStartedAt, taskId } = lease;
     const { values } = argumentsOf(lease);
+    const known = await loadFacts(options.facts, task, above, lease, needs, now, { lineStartedAt, taskId });
     const context: DecisionContext = {
       workload: lease.workload,
       now,
       renewal: undefined,
       arguments: values,
-      ...(await loadFacts(options.facts, task, above, lease, needs, now, { lineStartedAt, taskId })),
+      facts: asFirst(known.facts),
+      above: known.above?.map((hop) => ({ ...hop, facts: asFirst(hop.facts) })),
     };
     const decision = decide(revision, task, lease, context);
     if (decision.effect === 'allow' || decision.effect === 'too_late') return undefined;
@@ -148,4 +150,9 @@ export function createJudge(options: Pick<ReevaluatorOptions, 'newId' | 'facts'>
       event: auditEvent(task, 'decision.made', 'broker', now, detail, lease.leaseId),
     };
   }
+}
+
+/** What the task had of it before is for the next renewal to meet as well. */
+function asFirst(facts: Facts | undefined): Facts | undefined {
+  return facts?.earlier === undefined ? facts : { ...facts, earlier: noneEarlier };
 }

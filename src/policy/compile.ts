@@ -150,7 +150,7 @@ function build(
       [...byTool.values()].flat().some(({ condition }) => condition?.watches === true),
     ),
     watches: (agent, access) => watchedByRules(index, agent, access),
-    needs: (agent, access, renewal) => needsOfRules(index, agent, access, renewal),
+    needs: (agent, access, renewal, taskAge) => needsOfRules(index, agent, access, renewal, taskAge),
     decide: (input, considered) => {
       const subject = subjectOf(input);
       return 'effect' in subject ? subject : decideByRules(index, world, subject, input, considered);
@@ -198,6 +198,7 @@ function compiledRule(id: string, order: number, rule: RuleSpec, checked: Checke
   const { obligations = {} } = rule;
   const { renewal = {} } = obligations;
   const compiledRenewal: RuleRenewal = {
+    ofTask: renewal.scope !== 'line',
     max: renewal.max,
     maxAge: optionalMillis(renewal.maxAge),
     notBefore: optionalMillis(renewal.notBefore),

@@ -2,6 +2,7 @@ import { formatDuration } from '../config/duration.ts';
 import { mergeNeeds, noNeeds } from '../domain/facts.ts';
 import type { FactNeeds } from '../domain/facts.ts';
 import type { Tier, ToolAccess } from '../domain/model.ts';
+import type { Millis } from '../domain/time.ts';
 import type { Agent, ConsideredRule, Decision, DecisionInput, Tool, ToolTier } from '../domain/policy.ts';
 import { mergeApprovals } from './approval.ts';
 import {
@@ -22,7 +23,7 @@ import type { ConditionResult } from './condition-forecast.ts';
 import { seenBy } from './explain.ts';
 import { least, mergeObligations, refusal } from './obligations.ts';
 import type { CompiledRule } from './obligations.ts';
-import { needsApprovalAgain, renewalRefusal } from './renewal.ts';
+import { furtherRefusal, looksAtEarlier, needsApprovalAgain, renewalRefusal } from './renewal.ts';
 
 /** Rules by agent and tool, `*` included, so that rules about others cost nothing. */
 export type RuleIndex = ReadonlyMap<string, ReadonlyMap<string, readonly CompiledRule[]>>;
@@ -62,6 +63,7 @@ export function needsOfRules(
   agent: string,
   access: ToolAccess,
   renewal: boolean,
+  taskAge: Millis,
 ): FactNeeds | undefined {
   let needs: FactNeeds | undefined;
   for (const rule of about(index, agent, access).flat()) {
@@ -69,6 +71,7 @@ export function needsOfRules(
     needs = mergeNeeds(needs, rule.condition?.needs);
     if (renewal) needs = mergeNeeds(needs, rule.renewal.condition?.needs);
     else if (rule.maxUses !== undefined) needs = mergeNeeds(needs, { ...noNeeds, held: true });
+    if (looksAtEarlier(rule, taskAge)) needs = mergeNeeds(needs, { ...noNeeds, earlier: true });
   }
   return needs;
 }
@@ -144,10 +147,10 @@ export function granted(
 ): Decision {
   const granting = [...allows, ...approvals];
 
-  if (input.renewal !== undefined) {
-    const refused = renewalRefusal(granting, input.renewal, see);
-    if (refused !== undefined) return refused;
-  }
+  const refused =
+    (input.renewal === undefined ? undefined : renewalRefusal(granting, input.renewal, see)) ??
+    furtherRefusal(granting, input);
+  if (refused !== undefined) return refused;
   const merged = mergeObligations(granting, input);
   if ('effect' in merged) return merged;
   const obligations = Object.keys(merged).length === 0 ? {} : { obligations: merged };

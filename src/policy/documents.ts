@@ -85,6 +85,7 @@ export interface ObligationsSpec {
 }
 
 export interface RenewalSpec {
+  scope?: 'task' | 'line';
   max?: number;
   maxAge?: string;
   notBefore?: string;
@@ -129,6 +130,7 @@ export interface PolicyCase {
       sinceApproval?: { count: number; age: string };
     };
     held?: Record<string, number>;
+    earlier?: { credentials: number; age: string };
     rates?: Record<string, number>;
     signals?: { subject: SubjectKind; kind: string; value?: number; source?: string }[];
     environment?: Record<string, string>;

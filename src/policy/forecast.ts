@@ -1,10 +1,11 @@
-import { nothingYet } from '../domain/facts.ts';
+import { noneEarlier, nothingYet } from '../domain/facts.ts';
 import type { Decision, DecisionInput, Effect, Obligations, OpenDecision } from '../domain/policy.ts';
 import type { Open, Prospect } from './condition-forecast.ts';
 import { about, granted, noMatch, seer } from './decide.ts';
 import type { RuleIndex, Subject, World } from './decide.ts';
 import { least, mergeObligations, refusal } from './obligations.ts';
 import type { CompiledRule } from './obligations.ts';
+import { looksAtEarlier } from './renewal.ts';
 
 interface Foreseen {
   rule: CompiledRule;
@@ -89,13 +90,24 @@ export function forecastByRules(
     possible.add('deny');
     name([...limited].map((argument) => `args.${argument}`));
   }
-  if (open.held && perhaps.some(({ maxUses }) => maxUses !== undefined)) {
+  const age = input.now - input.task.openedAt;
+  // Of a task that is only about to be, it is known that it has had nothing.
+  const isEarlierOpen = input.facts !== undefined && input.facts.earlier === undefined;
+  if (
+    (open.held && perhaps.some(({ maxUses }) => maxUses !== undefined)) ||
+    (isEarlierOpen && perhaps.some((rule) => looksAtEarlier(rule, age)))
+  ) {
     possible.add('deny');
     name(['count']);
   }
 
   // What is certain has to hold together by itself; what may come on top can only make it stricter.
-  const counted = open.held ? { ...input, facts: { ...nothingYet, ...input.facts, held: [] } } : input;
+  const facts = {
+    ...(input.facts ?? nothingYet),
+    held: input.facts?.held ?? [],
+    earlier: input.facts?.earlier ?? noneEarlier,
+  };
+  const counted = { ...input, facts };
   const merged = mergeObligations(sure, counted);
   if ('effect' in merged) return merged;
   const all = mergeObligations(perhaps, counted);

@@ -26,6 +26,8 @@ export interface CompiledRule {
 }
 
 export interface RuleRenewal {
+  /** `max` and `maxAge` hold for all lines of a task together. */
+  ofTask: boolean;
   max: number | undefined;
   maxAge: Millis | undefined;
   notBefore: Millis | undefined;

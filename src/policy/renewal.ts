@@ -1,8 +1,52 @@
 import { formatDuration } from '../config/duration.ts';
-import type { Decision, RenewalContext } from '../domain/policy.ts';
+import type { Decision, DecisionInput, RenewalContext } from '../domain/policy.ts';
+import type { Millis } from '../domain/time.ts';
 import type { Activation } from './activation.ts';
 import { least, refusal } from './obligations.ts';
 import type { CompiledRule } from './obligations.ts';
+
+/**
+ * Whether a rule has to know what the task has had. A task that is younger than a limit cannot have had anything for
+ * longer, so that only old tasks are looked up; and nothing is renewed with `max: 0`, whose uses `maxUses` counts.
+ */
+export function looksAtEarlier({ renewal }: CompiledRule, taskAge: Millis): boolean {
+  if (!renewal.ofTask) return false;
+  return (renewal.max ?? 0) > 0 || (renewal.maxAge !== undefined && taskAge >= renewal.maxAge);
+}
+
+/**
+ * Why policy does not let a task have another credential of a tool and tier, whether it renews one or begins a line anew:
+ * limits on renewal hold for all lines together, or an agent would get around them by asking anew.
+ */
+export function furtherRefusal(
+  rules: readonly CompiledRule[],
+  { access, facts, now, renewal, task }: DecisionInput,
+): Decision | undefined {
+  const name = `${access.tool}:${access.tier}`;
+  const looking = rules.filter((rule) => looksAtEarlier(rule, now - task.openedAt));
+  if (looking.length === 0) return undefined;
+  const earlier = facts?.earlier;
+  if (earlier === undefined) {
+    const { id } = least(looking, (rule) => rule.order)!;
+    return refusal(id, `rule ${id} bounds what a task gets of ${name}, and how much that was is not known`);
+  }
+  const count = least(looking, ({ renewal: { max = 0 } }) => (max > 0 ? max : undefined));
+  if (count !== undefined && earlier.credentials > count.renewal.max!) {
+    const times = count.renewal.max === 1 ? 'once' : `${count.renewal.max} times`;
+    return refusal(
+      count.id,
+      renewal === undefined
+        ? `rule ${count.id} lets a task have ${name} and renew it ${times}, in all its lines together, which has been used`
+        : `rule ${count.id} allows renewal at most ${times} in one task, which have been used`,
+    );
+  }
+  const age = least(looking, (rule) => rule.renewal.maxAge);
+  if (age === undefined || earlier.since === undefined || now - earlier.since < age.renewal.maxAge!) return undefined;
+  return refusal(
+    age.id,
+    `rule ${age.id} lets a task have ${name} until ${formatDuration(age.renewal.maxAge!)} after the first issue, which is over`,
+  );
+}
 
 /** Why policy does not let this line go on now; undefined when it does. Every rule that grants has its say. */
 export function renewalRefusal(

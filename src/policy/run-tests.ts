@@ -4,9 +4,10 @@ import { formatPath, quote } from '../config/schema.ts';
 import { suggestion } from '../config/suggest.ts';
 import type { FieldPath, Position, SourceDocument } from '../config/yaml-document.ts';
 import { checkArguments } from '../domain/arguments.ts';
-import { rateKey } from '../domain/facts.ts';
-import type { Facts, RateNeed } from '../domain/facts.ts';
+import { noneEarlier, rateKey } from '../domain/facts.ts';
+import type { Earlier, Facts, RateNeed } from '../domain/facts.ts';
 import type { Tier } from '../domain/model.ts';
+import type { Instant } from '../domain/time.ts';
 import type { DecisionInput, PolicyRevision, RenewalContext } from '../domain/policy.ts';
 import { highestValue, isSignalKind, knownKinds } from '../domain/signals/model.ts';
 import type { PolicyCase, PolicyDocument, PolicyTestDocument } from './documents.ts';
@@ -187,7 +188,9 @@ function inputOf(revision: PolicyRevision, { request }: PolicyCase): DecisionInp
   const access = { tool, tier };
   const depth = task.depth ?? 0;
   const opener = task.opener ?? 'spiffe://example.test/orchestrator';
-  const needs = revision.needs(agent, access, renewal !== undefined);
+  // A task that has had something for so long is as old at least.
+  const taskAge = parseDuration(task.age ?? request.earlier?.age ?? '') ?? 0;
+  const needs = revision.needs(agent, access, renewal !== undefined, taskAge);
   const given = new Map(
     Object.entries(request.rates ?? {}).map(([call, count]) => [rateKey(rateOf(call)!), count] as const),
   );
@@ -197,6 +200,7 @@ function inputOf(revision: PolicyRevision, { request }: PolicyCase): DecisionInp
       return { tool: heldTool, tier: heldTier, count };
     }),
     lineage: { depth, orchestrator: task.orchestrator ?? opener },
+    earlier: earlierOf(request, now),
     rates: new Map((needs?.rates ?? []).map((need) => [rateKey(need), given.get(rateKey(need)) ?? 0])),
     signals: (request.signals ?? []).map(({ value = highestValue, source = 'test', ...signal }) => ({
       ...signal,
@@ -211,7 +215,7 @@ function inputOf(revision: PolicyRevision, { request }: PolicyCase): DecisionInp
       agent,
       opener,
       context: task.context ?? {},
-      openedAt: now - (parseDuration(task.age ?? '') ?? 0),
+      openedAt: now - taskAge,
       deadline: now + (parseDuration(task.remaining ?? '') ?? usualRemaining),
     },
     workload: request.workload ?? revision.agents.get(agent)?.workloads[0]?.replace(/\/\*$/, '/a'),
@@ -229,6 +233,13 @@ function renewalOf(
 ): RenewalContext {
   const last = sinceApproval && { count: sinceApproval.count, age: parseDuration(sinceApproval.age)! };
   return { count, age: parseDuration(age)!, sinceIssue: parseDuration(sinceIssue)!, sinceApproval: last, heartbeat };
+}
+
+/** What the task has had: as told, else the line that is renewed and nothing beside it. */
+function earlierOf({ earlier, renewal }: PolicyCase['request'], now: Instant): Earlier {
+  if (earlier !== undefined) return { credentials: earlier.credentials, since: now - parseDuration(earlier.age)! };
+  if (renewal === undefined) return noneEarlier;
+  return { credentials: (renewal.count ?? 0) + 1, since: now - (parseDuration(renewal.age ?? '') ?? 0) };
 }
 
 function accessOf(name: string): [tool: string, tier: Tier] {

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { rateKey } from '../domain/facts.ts';
-import type { DecisionFacts, Facts, HeldAccess, RateNeed, Uncounted } from '../domain/facts.ts';
+import type { DecisionFacts, Earlier, Facts, HeldAccess, RateNeed, Uncounted } from '../domain/facts.ts';
 import type { ToolAccess } from '../domain/model.ts';
 import type { Instant } from '../domain/time.ts';
 import { guarded } from './pool.ts';
@@ -17,21 +17,21 @@ export function createFactsStore(pool: pg.Pool): DecisionFacts {
   return {
     load: (task, access, needs, now, except) =>
       guarded(async () => {
-        const [held, lineage, ...counts] = await Promise.all([
+        const [held, lineage, earlier, ...counts] = await Promise.all([
           needs.held ? heldBy(pool, task, access, except) : undefined,
           needs.lineage && task.parentTaskId !== undefined ? lineageOf(pool, task) : undefined,
+          needs.earlier ? earlierOf(pool, task, access, except) : undefined,
           ...needs.rates.map((need) => countOf(pool, task, access, need, now, except)),
         ]);
         const rates = new Map(needs.rates.map((need, index) => [rateKey(need), counts[index]!]));
-        return { held, lineage, rates } satisfies Facts;
+        return { held, lineage, earlier, rates } satisfies Facts;
       }),
   };
 }
 
 function uncounted(task: FactTask, access: ToolAccess, except: Uncounted | undefined): unknown[] {
-  const leaseId = except !== undefined && 'leaseId' in except ? except.leaseId : null;
-  const line = except !== undefined && 'lineStartedAt' in except ? new Date(except.lineStartedAt) : null;
-  const taskId = except !== undefined && 'taskId' in except ? except.taskId : task.taskId;
+  const { leaseId = null, lineStartedAt, taskId = task.taskId } = except ?? {};
+  const line = lineStartedAt === undefined ? null : new Date(lineStartedAt);
   return [leaseId, line, taskId, access.tool, access.tier];
 }
 
@@ -50,6 +50,24 @@ async function heldBy(
     values: [task.tenant, task.rootTaskId, ...uncounted(task, access, except)],
   });
   return rows;
+}
+
+/** The primary key of leases' tasks finds them. A line that goes on is one of them. */
+async function earlierOf(
+  pool: pg.Pool,
+  task: FactTask,
+  { tool, tier }: ToolAccess,
+  except: Uncounted | undefined,
+): Promise<Earlier> {
+  const { rows } = await pool.query<{ credentials: number; since: Date | null }>({
+    name: 'facts-earlier',
+    text: `SELECT count(*)::int AS credentials, min(l.line_started_at) AS since FROM leases l
+      WHERE l.tenant = $1 AND l.task_id = $2 AND l.tool = $3 AND l.tier = $4
+        AND l.settle_cause IS DISTINCT FROM 'abandoned' AND l.lease_id IS DISTINCT FROM $5`,
+    values: [task.tenant, task.taskId, tool, tier, except?.leaseId ?? null],
+  });
+  const { credentials, since } = rows[0]!;
+  return { credentials, since: since?.getTime() };
 }
 
 async function lineageOf(pool: pg.Pool, task: FactTask): Promise<Facts['lineage']> {

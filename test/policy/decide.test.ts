@@ -304,6 +304,7 @@ describe('a revision', () => {
           options: { target: 'w', groupRole: 'g' },
         },
       },
+      workloads: [],
     });
     expect(() => Object.assign(revision.tools.get('t')!.tiers.write!.ttl, { max: 1 })).toThrow(TypeError);
     expect(() => Object.assign(revision, { digest: '' })).toThrow(TypeError);

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { plan } from '../../src/domain/decision.ts';
-import { rateKey } from '../../src/domain/facts.ts';
+import { noneEarlier, nothingYet, rateKey } from '../../src/domain/facts.ts';
 import type { Facts } from '../../src/domain/facts.ts';
 import type { Task } from '../../src/domain/model.ts';
 import type { DecisionInput } from '../../src/domain/policy.ts';
@@ -28,7 +28,7 @@ function payments(rules: RuleSpec[]) {
   ]);
 }
 
-const noFacts: Facts = { held: [], lineage: undefined, rates: new Map() };
+const noFacts = nothingYet;
 const ask = (rules: RuleSpec[], more: Partial<DecisionInput> = {}, context: Record<string, string> = {}) =>
   payments(rules).forecast(input({ context }, { facts: noFacts, ...more }));
 
@@ -201,7 +201,7 @@ describe('a forecast and the decisions that follow', () => {
               { context },
               {
                 workload: isPinned ? 'w1' : undefined,
-                facts: isHeldKnown ? { held, lineage: undefined, rates: new Map() } : undefined,
+                facts: isHeldKnown ? { held, lineage: undefined, earlier: noneEarlier, rates: new Map() } : undefined,
               },
             ),
           );
@@ -216,7 +216,7 @@ describe('a forecast and the decisions that follow', () => {
                 {
                   workload: isPinned ? 'w1' : workload,
                   arguments: { env, ...(amount === undefined ? {} : { amount }) },
-                  facts: { held, lineage: undefined, rates },
+                  facts: { held, lineage: undefined, earlier: noneEarlier, rates },
                 },
               ),
             );

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { compilePolicy } from '../../src/policy/compile.ts';
+import { noneEarlier } from '../../src/domain/facts.ts';
 import type { Facts } from '../../src/domain/facts.ts';
 import type { DecisionInput } from '../../src/domain/policy.ts';
 import type { ObligationsSpec, RuleSpec } from '../../src/policy/documents.ts';
@@ -45,6 +46,7 @@ const facts: Facts = {
     { tool: 'gone', tier: 'write', count: 1 },
   ],
   lineage: undefined,
+  earlier: noneEarlier,
   rates: new Map([
     ['agent 3600000 ', 4],
     ['tool 600000 ', 9],
@@ -117,10 +119,10 @@ describe('a condition sees', () => {
       rule('renews', 'allow', { obligations: { renewal: { condition: 'held.tool("t")' } } }),
     ]);
     const rates = [{ scope: 'agent', window: 3_600_000, tool: 't' }];
-    const needs = { held: false, lineage: true, rates, signals: false };
-    expect(revision.needs('a', { tool: 't', tier: 'read' }, false)).toEqual(needs);
-    expect(revision.needs('a', { tool: 't', tier: 'read' }, true)).toEqual({ ...needs, held: true });
-    expect(compile([rule('plain', 'allow')]).needs('a', { tool: 't', tier: 'read' }, true)).toBeUndefined();
+    const needs = { held: false, lineage: true, earlier: false, rates, signals: false };
+    expect(revision.needs('a', { tool: 't', tier: 'read' }, false, 0)).toEqual(needs);
+    expect(revision.needs('a', { tool: 't', tier: 'read' }, true, 0)).toEqual({ ...needs, held: true });
+    expect(compile([rule('plain', 'allow')]).needs('a', { tool: 't', tier: 'read' }, true, 0)).toBeUndefined();
   });
 });
 

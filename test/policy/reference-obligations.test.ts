@@ -5,7 +5,8 @@ import { limitFault } from '../../src/domain/arguments.ts';
 import type { Decision, DecisionInput } from '../../src/domain/policy.ts';
 import { compilePolicy } from '../../src/policy/compile.ts';
 import type { ObligationsSpec, RuleSpec } from '../../src/policy/documents.ts';
-import { agent, input, policy, renewal, rule } from './support.ts';
+import { noneEarlier, nothingYet } from '../../src/domain/facts.ts';
+import { agent, input, now, policy, renewal, rule } from './support.ts';
 
 const amounts = [undefined, 10, 60, 200];
 const minute = 60_000;
@@ -98,7 +99,11 @@ const anyInput = fc
       {},
       {
         arguments: amount === undefined ? {} : { amount },
-        facts: { held: count === 0 ? [] : [{ tool: 't', tier: 'read', count }], lineage: undefined, rates: new Map() },
+        facts: {
+          ...nothingYet,
+          held: count === 0 ? [] : [{ tool: 't', tier: 'read', count }],
+          earlier: again === undefined ? noneEarlier : { credentials: again.count + 1, since: now - 10 * minute },
+        },
         renewal: again && renewal(again.count, 10 * minute, { ...again, sinceApproval }),
       },
     );

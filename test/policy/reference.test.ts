@@ -4,7 +4,8 @@ import { parseDuration } from '../../src/config/duration.ts';
 import type { DecisionInput } from '../../src/domain/policy.ts';
 import { compilePolicy } from '../../src/policy/compile.ts';
 import type { RuleSpec } from '../../src/policy/documents.ts';
-import { agent, input, policy, renewal as renewing, rule, tool } from './support.ts';
+import { nothingYet } from '../../src/domain/facts.ts';
+import { agent, input, now, policy, renewal as renewing, rule, tool } from './support.ts';
 
 const agents = ['a', 'b'];
 const tools = ['t', 'u'];
@@ -30,9 +31,14 @@ const anyRule = fc
     ttl: fc.option(fc.constantFrom('1m', '3m', '20m', '2h'), { nil: undefined }),
     max: fc.option(fc.constantFrom(0, 1, 3), { nil: undefined }),
     maxAge: fc.option(fc.constantFrom('1m', '1h'), { nil: undefined }),
+    scope: fc.constantFrom(undefined, 'task' as const, 'line' as const),
   })
-  .map(({ ttl, max, maxAge, when, effect, ...rest }): Omit<RuleSpec, 'name'> => {
-    const renewal = { ...(max === undefined ? {} : { max }), ...(maxAge === undefined ? {} : { maxAge }) };
+  .map(({ ttl, max, maxAge, scope, when, effect, ...rest }): Omit<RuleSpec, 'name'> => {
+    const renewal = {
+      ...(max === undefined ? {} : { max }),
+      ...(maxAge === undefined ? {} : { maxAge }),
+      ...(scope === undefined || (max ?? maxAge) === undefined ? {} : { scope }),
+    };
     const obligations = {
       ...(ttl === undefined ? {} : { ttl }),
       ...(Object.keys(renewal).length === 0 ? {} : { renewal }),
@@ -54,9 +60,14 @@ const anyInput = fc
     tier: fc.constantFrom('read', 'write'),
     context: fc.constantFrom<Record<string, string>[]>({}, { env: 'x' }, { env: 'y' }),
     renewal: fc.option(fc.record({ count: fc.nat(4), age: fc.constantFrom(0, 60_000, 4_000_000) }), { nil: undefined }),
+    // Of a task that is a minute and a half old.
+    earlier: fc.record({ credentials: fc.nat(5), age: fc.constantFrom(0, 30_000, 80_000) }),
   })
-  .map(({ renewal, ...of }) =>
-    input(of as Parameters<typeof input>[0], { renewal: renewal && renewing(renewal.count, renewal.age) }),
+  .map(({ renewal, earlier: { credentials, age }, ...of }) =>
+    input(of as Parameters<typeof input>[0], {
+      renewal: renewal && renewing(renewal.count, renewal.age),
+      facts: { ...nothingYet, earlier: { credentials, since: credentials === 0 ? undefined : now - age } },
+    }),
   );
 
 /** Design §3.8 said as plainly as it can be. */
@@ -74,6 +85,13 @@ function reference(rules: readonly RuleSpec[], of: DecisionInput): { effect: str
   const allowing = about.filter((one) => one.effect === 'allow' && came(one) === true);
   const asked = about.some((one) => one.effect === 'require_approval' && came(one) === true);
   if (allowing.length === 0 && !asked) return denied;
+  for (const { obligations } of allowing) {
+    const { scope, max = 0, maxAge } = obligations?.renewal ?? {};
+    const { credentials, since = now } = of.facts!.earlier!;
+    if (scope === 'line') continue;
+    if (max > 0 && credentials > max) return denied;
+    if (now - since >= (parseDuration(maxAge ?? '') ?? Infinity)) return denied;
+  }
   for (const { obligations } of allowing) {
     if (of.renewal === undefined) break;
     if (of.renewal.count >= (obligations?.renewal?.max ?? Infinity)) return denied;

@@ -1,7 +1,7 @@
 import { rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { Client } from '@connectrpc/connect';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config/load-config.ts';
 import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
 import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
@@ -33,6 +33,16 @@ metadata: { name: mail, owner: o }
 spec: { resource: 'https://mail.test', tiers: { write: { provider: jwt, revocation: immediate } } }
 ---
 apiVersion: leasehold.dev/v1
+kind: Tool
+metadata: { name: logs, owner: o }
+spec:
+  resource: https://logs.test
+  tiers:
+    read: { provider: jwt, revocation: immediate }
+    write: { provider: jwt, revocation: immediate }
+    execute: { provider: jwt, revocation: immediate }
+---
+apiVersion: leasehold.dev/v1
 kind: Policy
 metadata: { name: counted, owner: o }
 spec:
@@ -40,6 +50,9 @@ spec:
     - { name: pay, agents: [clerk], tools: [pay], tiers: [write], effect: allow, obligations: { maxUses: 2 } }
     - { name: mail, agents: [clerk], tools: [mail], tiers: [write], effect: allow, when: "rate.agent('1h', 'mail') < 3" }
     - { name: apart, agents: [clerk], tools: [mail], tiers: [write], effect: deny, when: "held.tool('pay')", reason: No mail after a payment. }
+    - { name: thrice, agents: [clerk], tools: [logs], tiers: [read], effect: allow, obligations: { renewal: { max: 2 } } }
+    - { name: a-shift, agents: [clerk], tools: [logs], tiers: [write], effect: allow, obligations: { renewal: { maxAge: 8h } } }
+    - { name: by-line, agents: [clerk], tools: [logs], tiers: [execute], effect: allow, obligations: { renewal: { max: 1, scope: line } } }
 `;
 
 let estate: TestEstate;
@@ -48,6 +61,10 @@ let tasks: Client<typeof TaskService>;
 let replicas: Client<typeof CredentialService>[];
 const pay = { tool: 'pay', tier: Tier.WRITE };
 const mail = { tool: 'mail', tier: Tier.WRITE };
+
+const logs = { tool: 'logs', tier: Tier.READ };
+const shift = { tool: 'logs', tier: Tier.WRITE };
+const byLine = { tool: 'logs', tier: Tier.EXECUTE };
 
 beforeAll(async () => {
   estate = await createEstate('counted');
@@ -72,7 +89,7 @@ async function open(): Promise<string> {
   const { task } = await tasks.openTask({
     intent: 'test',
     agent: 'clerk',
-    tools: [pay, mail],
+    tools: [pay, mail, logs, shift, byLine],
     ttl: { seconds: 3_600n },
   });
   return task!.taskId;
@@ -118,4 +135,67 @@ test('what one replica issued keeps the other from what may not go with it', asy
   const taskId = await open();
   await replicas[0]!.issueCredential({ taskId, ...pay });
   await expect(replicas[1]!.issueCredential({ taskId, ...mail })).rejects.toThrow(/No mail after a payment/);
+});
+
+describe('limits on renewal', () => {
+  const count = async (taskId: string) =>
+    (
+      await sql(
+        estate.databaseUrl,
+        `SELECT FROM leasehold.leases WHERE task_id = $1 AND settle_cause IS DISTINCT FROM 'abandoned'`,
+        [taskId],
+      )
+    ).length;
+
+  test('are not got around by a line begun anew, nor by many at two replicas at once', async () => {
+    const taskId = await open();
+    const first = (await replicas[0]!.issueCredential({ taskId, ...logs })).credential!.lease!;
+    const second = (await replicas[1]!.renewCredential({ leaseId: first.leaseId })).credential!.lease!;
+    await replicas[0]!.issueCredential({ taskId, ...logs });
+    await expect(replicas[1]!.issueCredential({ taskId, ...logs })).rejects.toThrow(
+      /rule counted\/thrice lets a task have logs:read and renew it 2 times, in all its lines together, which has been used/,
+    );
+    await expect(replicas[0]!.renewCredential({ leaseId: second.leaseId })).rejects.toThrow(
+      /rule counted\/thrice allows renewal at most 2 times in one task, which have been used; the present credential/,
+    );
+    expect(await count(taskId)).toBe(3);
+    // Another task has its own.
+    await replicas[0]!.issueCredential({ taskId: await open(), ...logs });
+
+    const raced = await open();
+    await Promise.allSettled(
+      Array.from({ length: 20 }, (_, n) => replicas[n % 2]!.issueCredential({ taskId: raced, ...logs })),
+    );
+    expect(await count(raced)).toBeLessThanOrEqual(3);
+    expect(await live('logs', raced)).toBe(await count(raced));
+  });
+
+  test('on the age of a line hold for the task, whose first credential may be of another line', async () => {
+    const taskId = await open();
+    const ago = `interval '9 hours'`;
+    await sql(estate.databaseUrl, `UPDATE leasehold.tasks SET opened_at = opened_at - ${ago} WHERE task_id = $1`, [
+      taskId,
+    ]);
+    const { lease } = (await replicas[0]!.issueCredential({ taskId, ...shift })).credential!;
+    await replicas[0]!.issueCredential({ taskId, ...shift });
+    await sql(
+      estate.databaseUrl,
+      `UPDATE leasehold.leases SET line_started_at = line_started_at - ${ago} WHERE lease_id = $1`,
+      [lease!.leaseId],
+    );
+    for (const replica of replicas) {
+      await expect(replica.issueCredential({ taskId, ...shift })).rejects.toThrow(
+        /rule counted\/a-shift lets a task have logs:write until 8h after the first issue, which is over/,
+      );
+    }
+  });
+
+  test('may be about one line where policy says so', async () => {
+    const taskId = await open();
+    for (const replica of replicas) {
+      const { lease } = (await replica.issueCredential({ taskId, ...byLine })).credential!;
+      const next = (await replica.renewCredential({ leaseId: lease!.leaseId })).credential!.lease!;
+      await expect(replica.renewCredential({ leaseId: next.leaseId })).rejects.toThrow(/at most once/);
+    }
+  });
 });

@@ -1,3 +1,4 @@
+import { noneEarlier } from '../../src/domain/facts.ts';
 import { describe, expect, test } from 'vitest';
 import { decideAgain, type RecordedDecision } from '../../src/domain/decision-record.ts';
 import type { SignalFact } from '../../src/domain/signals/model.ts';
@@ -6,7 +7,13 @@ import type { RuleSpec } from '../../src/policy/documents.ts';
 import { agent, agentYaml, complaints, input, policy, rule, ruleYaml, tool, toolYaml } from './support.ts';
 
 const compile = (rules: RuleSpec[]) => compilePolicy([agent('a'), tool('t'), policy('p', rules)]);
-const facts = (signals: SignalFact[] | undefined) => ({ held: [], lineage: undefined, rates: new Map(), signals });
+const facts = (signals: SignalFact[] | undefined) => ({
+  held: [],
+  lineage: undefined,
+  earlier: noneEarlier,
+  rates: new Map(),
+  signals,
+});
 const said: SignalFact[] = [
   { subject: 'agent', kind: 'risk', value: 40, source: 'siem' },
   { subject: 'agent', kind: 'risk', value: 60, source: 'idp' },
@@ -38,14 +45,20 @@ describe('a condition about signals', () => {
   test('asks for signals and for nothing else; a review date is watched, and asks for nothing', () => {
     const access = { tool: 't', tier: 'read' } as const;
     const reads = compile([rule('r', 'deny', { when: 'risk.highest > 50' })]);
-    expect(reads.needs('a', access, false)).toEqual({ held: false, lineage: false, rates: [], signals: true });
+    expect(reads.needs('a', access, false, 0)).toEqual({
+      held: false,
+      lineage: false,
+      earlier: false,
+      rates: [],
+      signals: true,
+    });
     expect([reads.watching, reads.watches('a', access), reads.watches('a', { ...access, tier: 'write' })]).toEqual([
       true,
       true,
       false,
     ]);
     const review = compile([rule('r', 'deny', { when: 'agent.overdue' })]);
-    expect([review.needs('a', access, false), review.watches('a', access)]).toEqual([undefined, true]);
+    expect([review.needs('a', access, false, 0), review.watches('a', access)]).toEqual([undefined, true]);
     const plain = compile([rule('r', 'deny', { when: 'task.age > 50' })]);
     expect([plain.watching, plain.watches('a', access)]).toEqual([false, false]);
   });
@@ -68,7 +81,7 @@ test('a recorded decision says which signals it saw, and comes out the same agai
       rule: 'p/r',
       reason: '',
       policy_revision: revision.digest,
-      asked: { deadline: 3_600_000, facts: { held: [], lineage: undefined, rates: [], signals } },
+      asked: { deadline: 3_600_000, facts: { held: [], lineage: undefined, earlier: noneEarlier, rates: [], signals } },
     },
   });
   expect(decideAgain(revision, record(said)).effect).toBe('allow');

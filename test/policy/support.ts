@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { formatIssue } from '../../src/config/issue.ts';
+import { nothingYet } from '../../src/domain/facts.ts';
 import type { Tier } from '../../src/domain/model.ts';
 import type { DecisionInput, RenewalContext } from '../../src/domain/policy.ts';
 import type { RuleSpec } from '../../src/policy/documents.ts';
@@ -122,6 +123,10 @@ export function input(
     access: { tool: more.tool ?? 't', tier: more.tier ?? 'read' },
     now,
     renewal: undefined,
+    // The line that is renewed is all that the task has had.
+    ...(rest.renewal === undefined
+      ? {}
+      : { facts: { ...nothingYet, earlier: { credentials: rest.renewal.count + 1, since: now - rest.renewal.age } } }),
     ...rest,
   };
 }

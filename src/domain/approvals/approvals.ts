@@ -150,7 +150,7 @@ export function createApprovals(options: ApprovalsOptions) {
       for (const [index, action] of actions.entries()) {
         const { access } = action;
         checkAction(index, action, revision);
-        const needs = needsOf(revision, task, above, access, false);
+        const needs = needsOf(revision, task, above, access, false, now);
         const decision = decide(revision, task, access, {
           workload: task.agentWorkload,
           now,

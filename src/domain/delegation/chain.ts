@@ -1,5 +1,5 @@
 import { BrokerError } from '../errors.ts';
-import { mergeNeeds, type DecisionFacts, type FactNeeds, type Facts, type Uncounted } from '../facts.ts';
+import { mergeNeeds, noNeeds, type DecisionFacts, type FactNeeds, type Facts, type Uncounted } from '../facts.ts';
 import type { Task, ToolAccess } from '../model.ts';
 import type { PolicyRevision } from '../policy.ts';
 import type { Instant } from '../time.ts';
@@ -40,15 +40,20 @@ export interface ChainNeeds {
 /** Undefined, as for nearly all, when no rule of any of them counts anything. */
 export function needsOf(
   revision: PolicyRevision,
-  task: Pick<Task, 'agent'>,
+  task: Pick<Task, 'agent' | 'openedAt'>,
   above: readonly Task[] | undefined,
   access: ToolAccess,
   renewal: boolean,
+  now: Instant,
 ): ChainNeeds | undefined {
-  const own = revision.needs(task.agent, access, renewal);
+  const own = revision.needs(task.agent, access, renewal, now - task.openedAt);
   if (above === undefined) return own && { own, above: [] };
-  const theirs = above.map(({ agent }) => revision.needs(agent, access, renewal));
-  return [own, ...theirs].reduce(mergeNeeds, undefined) && { own, above: theirs };
+  // What bounds the renewals of one task is about the task that asks, whosever rule it is.
+  const theirs = above.map(({ agent, openedAt }) => revision.needs(agent, access, renewal, now - openedAt));
+  const all = [own, ...theirs].reduce(mergeNeeds, undefined);
+  if (all === undefined) return undefined;
+  const others = theirs.map((needs) => needs && { ...needs, earlier: false });
+  return { own: all.earlier ? mergeNeeds(own, { ...noNeeds, earlier: true }) : own, above: others };
 }
 
 /** All that any of them needs, as one. */
@@ -71,7 +76,10 @@ export async function loadFacts(
   const own = needs?.own === undefined ? undefined : await load(task, needs.own);
   if (above === undefined) return { facts: own, above: undefined };
   const loaded = needs === undefined ? [] : await Promise.all(above.map((one, index) => load(one, needs.above[index])));
-  return { facts: own, above: above.map((one, index) => aboveWith(one, loaded[index], now)) };
+  const earlier = own?.earlier;
+  const seen = (theirs: Facts | undefined): Facts | undefined =>
+    earlier === undefined ? theirs : { held: undefined, lineage: undefined, rates: new Map(), ...theirs, earlier };
+  return { facts: own, above: above.map((one, index) => aboveWith(one, seen(loaded[index]), now)) };
 }
 
 export function aboveWith(task: Task, facts: Facts | undefined, now: Instant): Above {

@@ -3,13 +3,13 @@ import { aboutDecision } from './board.ts';
 import type { Signal, SignalFact } from './model.ts';
 import type { SignalBoard } from './store.ts';
 
-const nothing: Facts = { held: undefined, lineage: undefined, rates: new Map() };
+const nothing: Facts = { held: undefined, lineage: undefined, earlier: undefined, rates: new Map() };
 
 /** What storage knows, and what the board has: a decision that needs only signals costs no query. */
 export function withSignals(stored: DecisionFacts, board: SignalBoard): DecisionFacts {
   return {
     load: async (task, access, needs, now, except) => {
-      const fromStorage = needs.held || needs.lineage || needs.rates.length > 0;
+      const fromStorage = needs.held || needs.lineage || needs.earlier || needs.rates.length > 0;
       const [facts, signals] = await Promise.all([
         fromStorage ? stored.load(task, access, needs, now, except) : nothing,
         needs.signals ? board.about(task.tenant, aboutDecision(task, access.tool), now) : undefined,
