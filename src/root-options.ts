@@ -4,12 +4,14 @@ import { createJwtSvidAttestor } from './attestors/jwt-svid/attestor.ts';
 import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
 import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
 import { createOidcAttestor } from './attestors/oidc/attestor.ts';
-import type { Config, TargetConfig } from './config/config.ts';
+import type { Config, TargetConfig, VaultLoginConfig } from './config/config.ts';
 import { readSealingKey, readWebhookSecret } from './config/secret-source.ts';
 import { workloadIndex } from './config/workload-pattern.ts';
 import type { Attestor } from './domain/attestor.ts';
 import { markLength, type InstallationMark } from './domain/ids.ts';
 import type { Clock } from './domain/time.ts';
+import type { VaultLogin } from './providers/vault/login.ts';
+import type { VaultServer } from './providers/vault/server.ts';
 import { revokeTimeout } from './root-bounds.ts';
 
 // What the configuration says, in the words of the parts that root.ts wires.
@@ -113,4 +115,48 @@ export function postgresTargets(targets: Readonly<Record<string, TargetConfig>>)
       },
     ]),
   );
+}
+
+export function vaultServers(servers: Config['vault']): Record<string, VaultServer> {
+  return Object.fromEntries(
+    Object.entries(servers).map(([name, server]) => [
+      name,
+      {
+        address: server.address,
+        namespace: server.namespace,
+        // Read when connections are opened, so that certificates are replaced while the broker runs.
+        tls: () => ({
+          ...(server.caFile === undefined ? {} : { ca: readFileSync(server.caFile, 'utf8') }),
+          ...(server.clientCert === undefined
+            ? {}
+            : {
+                cert: readFileSync(server.clientCert.certFile, 'utf8'),
+                key: readFileSync(server.clientCert.keyFile, 'utf8'),
+              }),
+        }),
+        login: vaultLogin(server.login),
+        tokenRole: server.tokenRole,
+        connections: server.connections,
+        issueTimeout: server.issueTimeout,
+        settleTimeout: server.settleTimeout,
+      },
+    ]),
+  );
+}
+
+function vaultLogin(login: VaultLoginConfig): VaultLogin {
+  const { method } = login;
+  switch (method) {
+    case 'kubernetes':
+    case 'jwt':
+      return { method, mount: login.mount, role: login.role, jwt: () => login.jwt.read() };
+    case 'cert':
+      return { method, mount: login.mount, role: login.role };
+    case 'approle': {
+      const { mount, roleId, secretId } = login;
+      return { method, mount, roleId: () => roleId.read(), secretId: () => secretId.read() };
+    }
+    case 'tokenFile':
+      return { method, token: () => login.token.read().trim() };
+  }
 }

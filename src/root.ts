@@ -46,6 +46,7 @@ import { compiledRevisions, compileFiles, openPolicy } from './policy-source.ts'
 import { createJwtProvider } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
+import { createVaultProvider } from './providers/vault/provider.ts';
 import { jwksCacheAge, revokeTimeout, statusListTtl } from './root-bounds.ts';
 import {
   attestors,
@@ -53,6 +54,7 @@ import {
   installationMark,
   postgresTargets,
   sealingKey,
+  vaultServers,
   webhookEndpoints,
 } from './root-options.ts';
 import { wireSettlement } from './root-settlement.ts';
@@ -165,9 +167,24 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const { issuer } = config.broker;
     const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes, mark });
     closers.push(() => postgres.close());
+    const vault = await createVaultProvider({
+      servers: vaultServers(config.vault),
+      store: storage.taskTokens,
+      clock,
+      random: Math.random,
+      mark,
+      events: {
+        loggedIn: (server, method, lifeMs) => emit('vault.logged_in', { server, method, lifeMs }),
+        loginFailed: (server, error) => emit('vault.login_failed', { server, error }),
+        tokenLost: (server, tenant, taskId, leases) => emit('vault.token_lost', { server, tenant, taskId, leases }),
+        tokenFailed: (server, tenant, taskId, error) => emit('vault.token_failed', { server, tenant, taskId, error }),
+      },
+    });
+    closers.push(() => vault.close());
     const providers = new Map<string, Provider>([
       ['jwt', createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) })],
       ['postgres', postgres],
+      ['vault', vault],
     ]);
 
     const attestation = createAttestation({
@@ -256,6 +273,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       await keyRing.tick();
       return false;
     });
+    // A token's period may be a minute, and a login's life as short.
+    if (Object.keys(config.vault).length > 0) worker('vault', 1_000, () => vault.tick());
     const following = worker('policy', 500, async () => {
       await policy.refresh();
       return false;
@@ -379,6 +398,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       ...attestation.status(),
       ...transmitters.status(clock.now()),
       ...(await postgres.check(AbortSignal.timeout(3_000))),
+      ...(await vault.check(AbortSignal.timeout(3_000))),
     ];
     const doors = createDoors({
       grpc: config.server.grpc,

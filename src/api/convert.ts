@@ -1,10 +1,11 @@
-import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { create, type JsonObject, type MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs, timestampFromMs, timestampMs, type Duration, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BoundedDecision, PlannedDecision } from '../domain/decision.ts';
 import { fieldInvalid } from '../domain/errors.ts';
 import type { Issued } from '../domain/hand-out.ts';
 import { adviceFor, nextAttempt } from '../domain/lease-care.ts';
 import type * as domain from '../domain/model.ts';
+import type { Material } from '../domain/provider.ts';
 import type * as domainPolicy from '../domain/policy.ts';
 import { targetOf } from '../domain/provider.ts';
 import type { TaskView } from '../domain/tasks.ts';
@@ -251,23 +252,30 @@ export function planMessage(
 }
 
 export function credentialMessage(issued: Issued): MessageInitShape<typeof CredentialSchema> {
-  const { material } = issued;
   return {
     lease: leaseMessage(issued.lease),
     renewAfter: timestampFromMs(issued.renewAfter),
-    material:
-      material.kind === 'access_token'
-        ? { case: 'accessToken', value: { token: material.token, tokenType: material.tokenType } }
-        : {
-            case: 'postgresLogin',
-            value: {
-              host: material.host,
-              port: material.port,
-              database: material.database,
-              username: material.username,
-              password: material.password,
-              sslmode: material.sslmode,
-            },
-          },
+    material: materialMessage(issued.material),
   };
+}
+
+function materialMessage(material: Material): NonNullable<MessageInitShape<typeof CredentialSchema>['material']> {
+  switch (material.kind) {
+    case 'access_token':
+      return { case: 'accessToken', value: { token: material.token, tokenType: material.tokenType } };
+    case 'postgres_login': {
+      const { host, port, database, username, password, sslmode } = material;
+      return { case: 'postgresLogin', value: { host, port, database, username, password, sslmode } };
+    }
+    case 'vault_secret':
+      // Parsed from JSON, and so a JSON object.
+      return { case: 'vaultSecret', value: { data: material.data as JsonObject } };
+    case 'vault_wrapped': {
+      const { token, address, namespace, unwrapBefore } = material;
+      return {
+        case: 'wrappedSecret',
+        value: { token, address, namespace, unwrapBefore: timestampFromMs(unwrapBefore) },
+      };
+    }
+  }
 }

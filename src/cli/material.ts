@@ -1,5 +1,10 @@
 import { toJson } from '@bufbuild/protobuf';
-import { CredentialSchema, type Credential, type PostgresLogin } from '../gen/leasehold/v1/credential_service_pb.js';
+import {
+  CredentialSchema,
+  type Credential,
+  type PostgresLogin,
+  type VaultSecret,
+} from '../gen/leasehold/v1/credential_service_pb.js';
 import type { MaterialFormat } from './material-options.ts';
 import { tierName } from './names.ts';
 import { fields, iso, moment } from './output.ts';
@@ -46,6 +51,12 @@ function envLines(credential: Credential): string | undefined {
 
 function materialVariables({ material }: Credential): Record<string, string> | undefined {
   if (material.case === 'accessToken') return { LEASEHOLD_ACCESS_TOKEN: material.value.token };
+  if (material.case === 'vaultSecret') return secretVariables(material.value);
+  // Names that Vault's own command line reads: `vault unwrap` fetches the secret.
+  if (material.case === 'wrappedSecret') {
+    const { token, address, namespace } = material.value;
+    return { VAULT_ADDR: address, VAULT_TOKEN: token, ...(namespace === '' ? {} : { VAULT_NAMESPACE: namespace }) };
+  }
   if (material.case !== 'postgresLogin') return undefined;
   const { host, port, database, username, password, sslmode } = material.value;
   return {
@@ -56,6 +67,20 @@ function materialVariables({ material }: Credential): Record<string, string> | u
     PGPASSWORD: password,
     ...(sslmode === '' ? {} : { PGSSLMODE: sslmode }),
   };
+}
+
+/** One variable for each field: `secret_key` becomes LEASEHOLD_SECRET_SECRET_KEY. What is no text is JSON. */
+function secretVariables({ data }: VaultSecret): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(data ?? {}).map(([name, value]) => [
+      `LEASEHOLD_SECRET_${name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}`,
+      fieldText(value),
+    ]),
+  );
+}
+
+function fieldText(value: unknown): string {
+  return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
 /** For a person: the lease, and, unless it went to a file, the material that was asked for. */
@@ -73,6 +98,13 @@ export function showCredential(credential: Credential, withMaterial: boolean): v
 
 function materialFields({ material }: Credential): [string, string][] {
   if (material.case === 'accessToken') return [['token', material.value.token]];
+  if (material.case === 'vaultSecret') {
+    return Object.entries(material.value.data ?? {}).map(([name, value]) => [name, fieldText(value)]);
+  }
+  if (material.case === 'wrappedSecret') {
+    const { token, address, unwrapBefore } = material.value;
+    return Object.entries({ 'wrapping token': token, 'vault address': address, 'unwrap before': moment(unwrapBefore) });
+  }
   if (material.case !== 'postgresLogin') return [];
   const { host, port, database, username, password, sslmode } = material.value;
   return Object.entries({ host, port: String(port), database, username, password, sslmode });

@@ -47,6 +47,7 @@ export async function checkConfig(options: CheckConfigOptions): Promise<CheckRes
 export function policyNames(config: Config): Required<KnownNames> {
   return {
     knownTargets: new Set(Object.keys(config.targets)),
+    knownVaults: new Set(Object.keys(config.vault)),
     knownTrustDomains: knownTrustDomains(config),
     environment: config.environment,
   };
@@ -84,7 +85,7 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
     file(['server', name, 'tls', 'certFile'], config.server[name].tls?.certFile);
     file(['server', name, 'tls', 'keyFile'], config.server[name].tls?.keyFile);
   }
-  const { database, keys, attestation, targets, approvals } = config;
+  const { database, keys, attestation, targets, vault, approvals } = config;
   if (database !== undefined) {
     if (database.url.source !== 'inline') secret(written(['database'], 'url'), () => database.url.read());
     file(['database', 'caFile'], database.caFile);
@@ -103,6 +104,19 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
   for (const [name, target] of Object.entries(targets)) {
     secret(written(['targets', name], 'password'), () => target.password.read());
     file(['targets', name, 'caFile'], target.caFile);
+  }
+  for (const [name, server] of Object.entries(vault)) {
+    const path = ['vault', name];
+    file([...path, 'caFile'], server.caFile);
+    file([...path, 'certFile'], server.clientCert?.certFile);
+    file([...path, 'keyFile'], server.clientCert?.keyFile);
+    const { login } = server;
+    const at = [...path, 'login'];
+    // What the platform or an agent writes may come later than the configuration; what an operator writes may not.
+    if (login.method === 'approle') {
+      secret(written(at, 'roleId'), () => login.roleId.read());
+      secret(written(at, 'secretId'), () => login.secretId.read());
+    }
   }
   approvals.webhooks.forEach((hook, index) => {
     const path = ['approvals', 'webhooks', index];

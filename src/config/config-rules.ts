@@ -4,6 +4,7 @@ import type { Issue } from './issue.ts';
 import { isLoopback, splitListen } from './listen.ts';
 import type { RawConfig, RawDoor, RawTransmitter } from './raw-config.ts';
 import { formatPath, quote } from './schema.ts';
+import { vaultLoginFaults } from './vault-config.ts';
 import { isWorkloadPattern, trustDomainOfPattern, workloadPatternHint } from './workload-pattern.ts';
 import type { FieldPath, SourceDocument } from './yaml-document.ts';
 
@@ -51,7 +52,32 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   }
   if (sound('signals')) checkTransmitters(report, config.signals.transmitters);
   if (sound('targets')) checkTargets(report, config);
+  if (sound('vault')) checkVault(report, config);
   return issues;
+}
+
+function checkVault(report: Report, { vault }: RawConfig): void {
+  for (const [name, server] of Object.entries(vault)) {
+    const path = ['vault', name];
+    checkUrl(report, [...path, 'address'], server.address, { loopbackHttp: true });
+    if ((server.certFile === undefined) !== (server.keyFile === undefined)) {
+      report(path, 'a client certificate needs both certFile and keyFile');
+    }
+    const plain = server.address.startsWith('http:');
+    if (plain && (server.caFile ?? server.certFile) !== undefined) {
+      report(
+        [...path, server.caFile === undefined ? 'certFile' : 'caFile'],
+        'has no effect without https',
+        'remove it, or use https',
+      );
+    }
+    if (server.login.method === 'cert' && server.certFile === undefined) {
+      report([...path, 'login', 'method'], 'needs a client certificate', 'add certFile and keyFile to the server');
+    }
+    for (const { field, message } of vaultLoginFaults(server.login)) {
+      report(field === undefined ? [...path, 'login'] : [...path, 'login', field], message);
+    }
+  }
 }
 
 function checkPolicySource(report: Report, policy: RawConfig['policy']): void {

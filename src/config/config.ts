@@ -30,6 +30,7 @@ export interface Config {
   calls: { maxPerTask: number };
   signals: SignalsConfig;
   targets: Readonly<Record<string, TargetConfig>>;
+  vault: Readonly<Record<string, VaultConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
 
@@ -122,6 +123,24 @@ export interface PostgresTargetConfig {
 }
 
 export type TargetConfig = PostgresTargetConfig;
+
+export interface VaultConfig {
+  address: string;
+  namespace: string | undefined;
+  caFile: string | undefined;
+  clientCert: { certFile: string; keyFile: string } | undefined;
+  login: VaultLoginConfig;
+  tokenRole: string;
+  connections: number;
+  issueTimeout: Millis;
+  settleTimeout: Millis;
+}
+
+export type VaultLoginConfig =
+  | { method: 'kubernetes' | 'jwt'; mount: string; role: string; jwt: SecretSource }
+  | { method: 'cert'; mount: string; role: string | undefined }
+  | { method: 'approle'; mount: string; roleId: SecretSource; secretId: SecretSource }
+  | { method: 'tokenFile'; token: SecretSource };
 
 export interface ApprovalsConfig {
   /** Who is in a group that may approve. */

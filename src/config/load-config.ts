@@ -8,6 +8,7 @@ import { ConfigError } from './issue.ts';
 import type { Issue } from './issue.ts';
 import { splitListen } from './listen.ts';
 import type { RawConfig, RawDoor, RawTarget } from './raw-config.ts';
+import { vaultConfig, type FileNames } from './vault-config.ts';
 import { validateShape } from './schema.ts';
 import { envSecret, fileSecret, fsReason, inlineValue } from './secret-source.ts';
 import type { Environment, SecretSource } from './secret-source.ts';
@@ -91,6 +92,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     reassignTo: of.reassignTo,
     connect: { host: of.connectHost ?? of.host, port: of.connectPort ?? of.port },
   });
+  const files: FileNames = { resolve, optional, secret };
   const { server, database, keys, attestation, tasks, approvals } = raw;
 
   return {
@@ -194,6 +196,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
       })),
     },
     targets: Object.fromEntries(Object.entries(raw.targets).map(([name, of]) => [name, target(name, of)])),
+    vault: Object.fromEntries(Object.entries(raw.vault).map(([name, of]) => [name, vaultConfig(name, of, files)])),
     log: raw.log,
   };
 }

@@ -71,6 +71,7 @@ export interface RawConfig {
   calls: { maxPerTask: number };
   signals: { maxInForce: number; transmitters: RawTransmitter[] };
   targets: Record<string, RawTarget>;
+  vault: Record<string, RawVault>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
 }
 
@@ -121,4 +122,29 @@ export interface RawTransmitter {
     agent?: string;
     owner?: string;
   }[];
+}
+
+export interface RawVault {
+  address: string;
+  namespace?: string;
+  caFile?: string;
+  certFile?: string;
+  keyFile?: string;
+  login: RawVaultLogin;
+  tokenRole: string;
+  connections: number;
+  issueTimeout: string;
+  settleTimeout: string;
+}
+
+export interface RawVaultLogin {
+  method: 'kubernetes' | 'jwt' | 'cert' | 'approle' | 'tokenFile';
+  mount?: string;
+  role?: string;
+  jwtFile?: string;
+  roleIdFile?: string;
+  roleIdEnv?: string;
+  secretIdFile?: string;
+  secretIdEnv?: string;
+  tokenFile?: string;
 }

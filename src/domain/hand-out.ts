@@ -3,7 +3,15 @@ import { BrokerError } from './errors.ts';
 import { issuedEvent } from './issue-records.ts';
 import { renewAfter } from './lease-terms.ts';
 import type { Lease, Task } from './model.ts';
-import type { Grant, Made, Material, Provider, SelfContainedProvider, TargetProvider } from './provider.ts';
+import {
+  IssueFailure,
+  type Grant,
+  type Made,
+  type Material,
+  type Provider,
+  type SelfContainedProvider,
+  type TargetProvider,
+} from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter } from './store.ts';
 import { leaseFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
@@ -147,7 +155,9 @@ export function createHandOut(options: HandOutOptions) {
         : await within(provider.issueTimeout, (signal) => provider.issue(pending, signal));
     } catch (error) {
       const failure = providerFailed(pending.lease, 'issue', error);
-      await abandon(provider, pending, 'the provider did not make the credential');
+      const handle = error instanceof IssueFailure ? error.handle : pending.lease.handle;
+      const left = { ...pending, lease: { ...pending.lease, handle } };
+      await abandon(provider, left, 'the provider did not make the credential');
       throw failure;
     }
     options.reached('issue.credential-made');

@@ -1,3 +1,4 @@
+import { BrokerError } from './errors.ts';
 import type { Lease, Task } from './model.ts';
 import type { Tool, ToolTier } from './policy.ts';
 import type { Instant } from './time.ts';
@@ -13,7 +14,11 @@ export type Material =
       username: string;
       password: string;
       sslmode: string;
-    };
+    }
+  /** What a secrets engine of Vault answered, as it stands. */
+  | { kind: 'vault_secret'; data: Record<string, unknown> }
+  /** A token with which its holder fetches the secret from Vault, once; the broker has not seen it. */
+  | { kind: 'vault_wrapped'; token: string; address: string; namespace: string; unwrapBefore: Instant };
 
 /** What one `issue` made. */
 export interface Made {
@@ -22,6 +27,17 @@ export interface Made {
   handle?: string;
   /** When the target ends it by itself, if that is before the end of the lease. */
   expiresAt?: Instant;
+}
+
+/** An `issue` that failed, and under which handle what it may have left behind is found. */
+export class IssueFailure extends BrokerError {
+  readonly handle: string;
+
+  constructor(failure: BrokerError, handle: string) {
+    const { cause, retryAfterMs } = failure;
+    super(failure.reason, failure.message, { cause, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) });
+    this.handle = handle;
+  }
 }
 
 /**

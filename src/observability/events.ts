@@ -53,6 +53,10 @@ export interface BrokerEvents {
 
   'set.received': Common & { transmitter: string; event: string; mapped: boolean };
   'set.refused': Common & { err: string };
+  'vault.logged_in': Common & { server: string; method: string; lifeMs: number };
+  'vault.login_failed': Common & { server: string; error: unknown };
+  'vault.token_lost': Common & { server: string; tenant: string; taskId: string; leases: number };
+  'vault.token_failed': Common & { server: string; tenant: string; taskId: string; error: unknown };
 
   'audit.lagging': Common & { tenant: string; lagMs: number };
   'worker.failed': Common & { worker: string; error: unknown };
@@ -335,6 +339,26 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     level: 'warn',
     line: 'a security event token was refused',
     counter: count('security_events_refused', ['err']),
+  },
+  'vault.logged_in': {
+    level: 'info',
+    line: 'the broker has logged in to a Vault server',
+    counter: count('vault_logins', ['server', 'method']),
+  },
+  'vault.login_failed': {
+    level: 'error',
+    line: 'the broker could not log in to a Vault server; nothing is issued from it, and nothing revoked, until it can',
+    counter: count('vault_login_failures', ['server']),
+  },
+  'vault.token_lost': {
+    level: 'warn',
+    line: 'a Vault server has ended the token of a task that is open; what was made with it has died, and is settled',
+    counter: count('vault_tokens_lost', ['server']),
+  },
+  'vault.token_failed': {
+    level: 'warn',
+    line: 'the token of a task could not be renewed or ended at its Vault server; tried again',
+    counter: count('vault_token_failures', ['server']),
   },
 
   'audit.lagging': { level: 'error', line: 'the audit log lags behind its bound; nothing is issued' },

@@ -4,8 +4,9 @@ import type { FieldPath, SourceDocument } from '../config/yaml-document.ts';
 import { validateJwtTierOptions } from '../providers/jwt/provider.ts';
 import type { OptionIssue } from '../providers/options.ts';
 import { validateTierOptions } from '../providers/postgres/options.ts';
+import { validateVaultTierOptions, vaultTierFault } from '../providers/vault/options.ts';
 import { bounds, inheritTtl } from './defaults.ts';
-import type { DefaultsDocument, TierSpec, ToolDocument } from './documents.ts';
+import type { DefaultsDocument, ProviderName, TierSpec, ToolDocument } from './documents.ts';
 import type { KnownNames } from './known-names.ts';
 import { regexpFault } from './regexp-check.ts';
 
@@ -14,6 +15,7 @@ export type Report = (source: SourceDocument, path: FieldPath, message: string, 
 const providers: Record<string, (options: Readonly<Record<string, unknown>>, path: string) => OptionIssue[]> = {
   jwt: validateJwtTierOptions,
   postgres: validateTierOptions,
+  vault: validateVaultTierOptions,
 };
 /** A pattern is tried on every text of a request; see `regexpFault`. */
 const maxPatternText = 256;
@@ -60,7 +62,7 @@ function checkProvider(
     );
     return;
   }
-  for (const other of Object.keys(providers) as ('jwt' | 'postgres')[]) {
+  for (const other of Object.keys(providers) as ProviderName[]) {
     if (other !== tier.provider && tier[other] !== undefined) {
       report(
         source,
@@ -70,7 +72,7 @@ function checkProvider(
       );
     }
   }
-  const options = tier[tier.provider as 'jwt' | 'postgres'];
+  const options = tier[tier.provider as ProviderName];
   if (options === undefined && tier.provider !== 'jwt') {
     report(source, path, `${quote(tier.provider)} is missing`, `add the provider's options under ${tier.provider}:`);
     return;
@@ -79,6 +81,7 @@ function checkProvider(
     const steps = [...issue.path.matchAll(/[^.[\]]+/g)].map(([step]) => (/^\d+$/.test(step) ? Number(step) : step));
     report(source, [...path, tier.provider, ...steps], issue.message);
   }
+  if (tier.provider === 'vault') checkVault(report, source, path, tier, options ?? {}, known);
   const target = options?.['target'];
   if (typeof target === 'string' && known.knownTargets !== undefined && !known.knownTargets.has(target)) {
     report(
@@ -86,6 +89,27 @@ function checkProvider(
       [...path, tier.provider, 'target'],
       `the configuration has no target ${quote(target)}`,
       suggestion(target, known.knownTargets, 'targets'),
+    );
+  }
+}
+
+function checkVault(
+  report: Report,
+  source: SourceDocument,
+  path: FieldPath,
+  tier: TierSpec,
+  options: Readonly<Record<string, unknown>>,
+  known: KnownNames,
+): void {
+  const fault = vaultTierFault(options, tier.revocation, Object.keys(tier.arguments ?? {}));
+  if (fault !== undefined) report(source, [...path, ...fault.path], fault.message);
+  const { server } = options;
+  if (typeof server === 'string' && known.knownVaults !== undefined && !known.knownVaults.has(server)) {
+    report(
+      source,
+      [...path, 'vault', 'server'],
+      `the configuration has no Vault server ${quote(server)}`,
+      suggestion(server, known.knownVaults, 'servers'),
     );
   }
 }

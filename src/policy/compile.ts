@@ -25,6 +25,7 @@ import type {
   DefaultsDocument,
   PolicyDocument,
   PolicyTestDocument,
+  ProviderName,
   RuleSpec,
   TierSpec,
   ToolDocument,
@@ -259,7 +260,7 @@ function tierOf(tier: TierSpec, tool: ToolDocument, defaults: DefaultsDocument |
     ttl: ttlOf(defaults, tool, tier),
     actions: tier.actions ?? [],
     ...(tier.arguments === undefined ? {} : { arguments: argumentsOf(tier.arguments) }),
-    options: tier[tier.provider as 'jwt' | 'postgres'] ?? {},
+    options: tier[tier.provider as ProviderName] ?? {},
   };
 }
 

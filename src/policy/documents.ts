@@ -53,6 +53,8 @@ export interface TtlSpec {
   max?: string;
 }
 
+export type ProviderName = 'jwt' | 'postgres' | 'vault';
+
 export interface TierSpec {
   provider: string;
   revocation: RevocationKind;
@@ -61,6 +63,7 @@ export interface TierSpec {
   arguments?: Record<string, Partial<ArgumentSpec> & Pick<ArgumentSpec, 'type'>>;
   jwt?: Record<string, unknown>;
   postgres?: Record<string, unknown>;
+  vault?: Record<string, unknown>;
 }
 
 export interface RuleSpec {

@@ -20,6 +20,7 @@ import { createSignalReevaluationStore } from './signal-reevaluation-store.ts';
 import { createSignalStore } from './signal-store.ts';
 import { createTaskStore } from './task-store.ts';
 import { createTimelineStore } from './timeline-store.ts';
+import { createTaskTokenStore } from './task-token-store.ts';
 import { createWake } from './wake.ts';
 
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
@@ -40,6 +41,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       tasks: createTaskStore(pool),
       leases: createLeaseStore(pool),
       leaseCare: createLeaseCareStore(pool),
+      taskTokens: createTaskTokenStore(pool),
       writer,
       calls,
       facts: createFactsStore(pool),

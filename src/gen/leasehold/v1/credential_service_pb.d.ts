@@ -4,8 +4,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
-import type { Lease, Tier } from "./common_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Lease, Tier } from "./common_pb.js";
 
 /**
  * Describes the file leasehold/v1/credential_service.proto.
@@ -95,6 +95,68 @@ export declare type PostgresLogin = Message<"leasehold.v1.PostgresLogin"> & {
 export declare const PostgresLoginSchema: GenMessage<PostgresLogin>;
 
 /**
+ * VaultSecret is what a secrets engine of Vault made or keeps.
+ *
+ * @generated from message leasehold.v1.VaultSecret
+ */
+export declare type VaultSecret = Message<"leasehold.v1.VaultSecret"> & {
+  /**
+   * The fields of the answer, such as `access_key` and `secret_key`. Secret.
+   *
+   * @generated from field: google.protobuf.Struct data = 1;
+   */
+  data?: JsonObject | undefined;
+};
+
+/**
+ * Describes the message leasehold.v1.VaultSecret.
+ * Use `create(VaultSecretSchema)` to create a new message.
+ */
+export declare const VaultSecretSchema: GenMessage<VaultSecret>;
+
+/**
+ * WrappedSecret is fetched by its holder from Vault itself, once. A fetch that fails because somebody else was first is a
+ * sign of theft.
+ *
+ * @generated from message leasehold.v1.WrappedSecret
+ */
+export declare type WrappedSecret = Message<"leasehold.v1.WrappedSecret"> & {
+  /**
+   * Wrapping token: call `sys/wrapping/unwrap` with it. Secret.
+   *
+   * @generated from field: string token = 1;
+   */
+  token: string;
+
+  /**
+   * URL of the Vault server.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * Namespace to call in; empty when there is none.
+   *
+   * @generated from field: string namespace = 3;
+   */
+  namespace: string;
+
+  /**
+   * Until when it can be fetched.
+   *
+   * @generated from field: google.protobuf.Timestamp unwrap_before = 4;
+   */
+  unwrapBefore?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message leasehold.v1.WrappedSecret.
+ * Use `create(WrappedSecretSchema)` to create a new message.
+ */
+export declare const WrappedSecretSchema: GenMessage<WrappedSecret>;
+
+/**
  * Credential is one credential and the lease that records it.
  *
  * @generated from message leasehold.v1.Credential
@@ -122,12 +184,28 @@ export declare type Credential = Message<"leasehold.v1.Credential"> & {
     case: "accessToken";
   } | {
     /**
-     * From provider `postgres`.
+     * From provider `postgres`, or from `vault` for a tier that says which database its logins are for.
      *
      * @generated from field: leasehold.v1.PostgresLogin postgres_login = 3;
      */
     value: PostgresLogin;
     case: "postgresLogin";
+  } | {
+    /**
+     * From provider `vault`.
+     *
+     * @generated from field: leasehold.v1.VaultSecret vault_secret = 5;
+     */
+    value: VaultSecret;
+    case: "vaultSecret";
+  } | {
+    /**
+     * From provider `vault`, for a tier with response wrapping.
+     *
+     * @generated from field: leasehold.v1.WrappedSecret wrapped_secret = 6;
+     */
+    value: WrappedSecret;
+    case: "wrappedSecret";
   } | { case: undefined; value?: undefined };
 
   /**

@@ -11,7 +11,7 @@ import { file_leasehold_v1_options } from "./options_pb.js";
  * Describes the file leasehold/v1/credential_service.proto.
  */
 export const file_leasehold_v1_credential_service = /*@__PURE__*/
-  fileDesc("CiVsZWFzZWhvbGQvdjEvY3JlZGVudGlhbF9zZXJ2aWNlLnByb3RvEgxsZWFzZWhvbGQudjEiMAoLQWNjZXNzVG9rZW4SDQoFdG9rZW4YASABKAkSEgoKdG9rZW5fdHlwZRgCIAEoCSJyCg1Qb3N0Z3Jlc0xvZ2luEgwKBGhvc3QYASABKAkSDAoEcG9ydBgCIAEoBRIQCghkYXRhYmFzZRgDIAEoCRIQCgh1c2VybmFtZRgEIAEoCRIQCghwYXNzd29yZBgFIAEoCRIPCgdzc2xtb2RlGAYgASgJItcBCgpDcmVkZW50aWFsEiIKBWxlYXNlGAEgASgLMhMubGVhc2Vob2xkLnYxLkxlYXNlEjEKDGFjY2Vzc190b2tlbhgCIAEoCzIZLmxlYXNlaG9sZC52MS5BY2Nlc3NUb2tlbkgAEjUKDnBvc3RncmVzX2xvZ2luGAMgASgLMhsubGVhc2Vob2xkLnYxLlBvc3RncmVzTG9naW5IABIvCgtyZW5ld19hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCgoIbWF0ZXJpYWwiwgEKFklzc3VlQ3JlZGVudGlhbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEgwKBHRvb2wYAyABKAkSIAoEdGllchgEIAEoDjISLmxlYXNlaG9sZC52MS5UaWVyEhUKDWp1c3RpZmljYXRpb24YBSABKAkSEAoIYXBwcm92YWwYByABKAkSKgoJYXJndW1lbnRzGAYgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJHChdJc3N1ZUNyZWRlbnRpYWxSZXNwb25zZRIsCgpjcmVkZW50aWFsGAEgASgLMhgubGVhc2Vob2xkLnYxLkNyZWRlbnRpYWwiPgoWUmVuZXdDcmVkZW50aWFsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhAKCGxlYXNlX2lkGAIgASgJIkcKF1JlbmV3Q3JlZGVudGlhbFJlc3BvbnNlEiwKCmNyZWRlbnRpYWwYASABKAsyGC5sZWFzZWhvbGQudjEuQ3JlZGVudGlhbCI/ChdSZXR1cm5DcmVkZW50aWFsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhAKCGxlYXNlX2lkGAIgASgJIj4KGFJldHVybkNyZWRlbnRpYWxSZXNwb25zZRIiCgVsZWFzZRgBIAEoCzITLmxlYXNlaG9sZC52MS5MZWFzZSLDAQoXU3RyZWFtQ3JlZGVudGlhbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEgwKBHRvb2wYAyABKAkSIAoEdGllchgEIAEoDjISLmxlYXNlaG9sZC52MS5UaWVyEhUKDWp1c3RpZmljYXRpb24YBSABKAkSEAoIYXBwcm92YWwYByABKAkSKgoJYXJndW1lbnRzGAYgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJIChhTdHJlYW1DcmVkZW50aWFsUmVzcG9uc2USLAoKY3JlZGVudGlhbBgBIAEoCzIYLmxlYXNlaG9sZC52MS5DcmVkZW50aWFsMr8DChFDcmVkZW50aWFsU2VydmljZRJnCg9Jc3N1ZUNyZWRlbnRpYWwSJC5sZWFzZWhvbGQudjEuSXNzdWVDcmVkZW50aWFsUmVxdWVzdBolLmxlYXNlaG9sZC52MS5Jc3N1ZUNyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAhJnCg9SZW5ld0NyZWRlbnRpYWwSJC5sZWFzZWhvbGQudjEuUmVuZXdDcmVkZW50aWFsUmVxdWVzdBolLmxlYXNlaG9sZC52MS5SZW5ld0NyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAhJqChBSZXR1cm5DcmVkZW50aWFsEiUubGVhc2Vob2xkLnYxLlJldHVybkNyZWRlbnRpYWxSZXF1ZXN0GiYubGVhc2Vob2xkLnYxLlJldHVybkNyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAhJsChBTdHJlYW1DcmVkZW50aWFsEiUubGVhc2Vob2xkLnYxLlN0cmVhbUNyZWRlbnRpYWxSZXF1ZXN0GiYubGVhc2Vob2xkLnYxLlN0cmVhbUNyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAjABYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_leasehold_v1_common, file_leasehold_v1_options]);
+  fileDesc("CiVsZWFzZWhvbGQvdjEvY3JlZGVudGlhbF9zZXJ2aWNlLnByb3RvEgxsZWFzZWhvbGQudjEiMAoLQWNjZXNzVG9rZW4SDQoFdG9rZW4YASABKAkSEgoKdG9rZW5fdHlwZRgCIAEoCSJyCg1Qb3N0Z3Jlc0xvZ2luEgwKBGhvc3QYASABKAkSDAoEcG9ydBgCIAEoBRIQCghkYXRhYmFzZRgDIAEoCRIQCgh1c2VybmFtZRgEIAEoCRIQCghwYXNzd29yZBgFIAEoCRIPCgdzc2xtb2RlGAYgASgJIjQKC1ZhdWx0U2VjcmV0EiUKBGRhdGEYASABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0InUKDVdyYXBwZWRTZWNyZXQSDQoFdG9rZW4YASABKAkSDwoHYWRkcmVzcxgCIAEoCRIRCgluYW1lc3BhY2UYAyABKAkSMQoNdW53cmFwX2JlZm9yZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiwQIKCkNyZWRlbnRpYWwSIgoFbGVhc2UYASABKAsyEy5sZWFzZWhvbGQudjEuTGVhc2USMQoMYWNjZXNzX3Rva2VuGAIgASgLMhkubGVhc2Vob2xkLnYxLkFjY2Vzc1Rva2VuSAASNQoOcG9zdGdyZXNfbG9naW4YAyABKAsyGy5sZWFzZWhvbGQudjEuUG9zdGdyZXNMb2dpbkgAEjEKDHZhdWx0X3NlY3JldBgFIAEoCzIZLmxlYXNlaG9sZC52MS5WYXVsdFNlY3JldEgAEjUKDndyYXBwZWRfc2VjcmV0GAYgASgLMhsubGVhc2Vob2xkLnYxLldyYXBwZWRTZWNyZXRIABIvCgtyZW5ld19hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCgoIbWF0ZXJpYWwiwgEKFklzc3VlQ3JlZGVudGlhbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEgwKBHRvb2wYAyABKAkSIAoEdGllchgEIAEoDjISLmxlYXNlaG9sZC52MS5UaWVyEhUKDWp1c3RpZmljYXRpb24YBSABKAkSEAoIYXBwcm92YWwYByABKAkSKgoJYXJndW1lbnRzGAYgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJHChdJc3N1ZUNyZWRlbnRpYWxSZXNwb25zZRIsCgpjcmVkZW50aWFsGAEgASgLMhgubGVhc2Vob2xkLnYxLkNyZWRlbnRpYWwiPgoWUmVuZXdDcmVkZW50aWFsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhAKCGxlYXNlX2lkGAIgASgJIkcKF1JlbmV3Q3JlZGVudGlhbFJlc3BvbnNlEiwKCmNyZWRlbnRpYWwYASABKAsyGC5sZWFzZWhvbGQudjEuQ3JlZGVudGlhbCI/ChdSZXR1cm5DcmVkZW50aWFsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhAKCGxlYXNlX2lkGAIgASgJIj4KGFJldHVybkNyZWRlbnRpYWxSZXNwb25zZRIiCgVsZWFzZRgBIAEoCzITLmxlYXNlaG9sZC52MS5MZWFzZSLDAQoXU3RyZWFtQ3JlZGVudGlhbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEgwKBHRvb2wYAyABKAkSIAoEdGllchgEIAEoDjISLmxlYXNlaG9sZC52MS5UaWVyEhUKDWp1c3RpZmljYXRpb24YBSABKAkSEAoIYXBwcm92YWwYByABKAkSKgoJYXJndW1lbnRzGAYgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdCJIChhTdHJlYW1DcmVkZW50aWFsUmVzcG9uc2USLAoKY3JlZGVudGlhbBgBIAEoCzIYLmxlYXNlaG9sZC52MS5DcmVkZW50aWFsMr8DChFDcmVkZW50aWFsU2VydmljZRJnCg9Jc3N1ZUNyZWRlbnRpYWwSJC5sZWFzZWhvbGQudjEuSXNzdWVDcmVkZW50aWFsUmVxdWVzdBolLmxlYXNlaG9sZC52MS5Jc3N1ZUNyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAhJnCg9SZW5ld0NyZWRlbnRpYWwSJC5sZWFzZWhvbGQudjEuUmVuZXdDcmVkZW50aWFsUmVxdWVzdBolLmxlYXNlaG9sZC52MS5SZW5ld0NyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAhJqChBSZXR1cm5DcmVkZW50aWFsEiUubGVhc2Vob2xkLnYxLlJldHVybkNyZWRlbnRpYWxSZXF1ZXN0GiYubGVhc2Vob2xkLnYxLlJldHVybkNyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAhJsChBTdHJlYW1DcmVkZW50aWFsEiUubGVhc2Vob2xkLnYxLlN0cmVhbUNyZWRlbnRpYWxSZXF1ZXN0GiYubGVhc2Vob2xkLnYxLlN0cmVhbUNyZWRlbnRpYWxSZXNwb25zZSIHytoYAwoBAjABYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_leasehold_v1_common, file_leasehold_v1_options]);
 
 /**
  * Describes the message leasehold.v1.AccessToken.
@@ -28,67 +28,81 @@ export const PostgresLoginSchema = /*@__PURE__*/
   messageDesc(file_leasehold_v1_credential_service, 1);
 
 /**
+ * Describes the message leasehold.v1.VaultSecret.
+ * Use `create(VaultSecretSchema)` to create a new message.
+ */
+export const VaultSecretSchema = /*@__PURE__*/
+  messageDesc(file_leasehold_v1_credential_service, 2);
+
+/**
+ * Describes the message leasehold.v1.WrappedSecret.
+ * Use `create(WrappedSecretSchema)` to create a new message.
+ */
+export const WrappedSecretSchema = /*@__PURE__*/
+  messageDesc(file_leasehold_v1_credential_service, 3);
+
+/**
  * Describes the message leasehold.v1.Credential.
  * Use `create(CredentialSchema)` to create a new message.
  */
 export const CredentialSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 2);
+  messageDesc(file_leasehold_v1_credential_service, 4);
 
 /**
  * Describes the message leasehold.v1.IssueCredentialRequest.
  * Use `create(IssueCredentialRequestSchema)` to create a new message.
  */
 export const IssueCredentialRequestSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 3);
+  messageDesc(file_leasehold_v1_credential_service, 5);
 
 /**
  * Describes the message leasehold.v1.IssueCredentialResponse.
  * Use `create(IssueCredentialResponseSchema)` to create a new message.
  */
 export const IssueCredentialResponseSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 4);
+  messageDesc(file_leasehold_v1_credential_service, 6);
 
 /**
  * Describes the message leasehold.v1.RenewCredentialRequest.
  * Use `create(RenewCredentialRequestSchema)` to create a new message.
  */
 export const RenewCredentialRequestSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 5);
+  messageDesc(file_leasehold_v1_credential_service, 7);
 
 /**
  * Describes the message leasehold.v1.RenewCredentialResponse.
  * Use `create(RenewCredentialResponseSchema)` to create a new message.
  */
 export const RenewCredentialResponseSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 6);
+  messageDesc(file_leasehold_v1_credential_service, 8);
 
 /**
  * Describes the message leasehold.v1.ReturnCredentialRequest.
  * Use `create(ReturnCredentialRequestSchema)` to create a new message.
  */
 export const ReturnCredentialRequestSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 7);
+  messageDesc(file_leasehold_v1_credential_service, 9);
 
 /**
  * Describes the message leasehold.v1.ReturnCredentialResponse.
  * Use `create(ReturnCredentialResponseSchema)` to create a new message.
  */
 export const ReturnCredentialResponseSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 8);
+  messageDesc(file_leasehold_v1_credential_service, 10);
 
 /**
  * Describes the message leasehold.v1.StreamCredentialRequest.
  * Use `create(StreamCredentialRequestSchema)` to create a new message.
  */
 export const StreamCredentialRequestSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 9);
+  messageDesc(file_leasehold_v1_credential_service, 11);
 
 /**
  * Describes the message leasehold.v1.StreamCredentialResponse.
  * Use `create(StreamCredentialResponseSchema)` to create a new message.
  */
 export const StreamCredentialResponseSchema = /*@__PURE__*/
-  messageDesc(file_leasehold_v1_credential_service, 10);
+  messageDesc(file_leasehold_v1_credential_service, 12);
 
 /**
  * CredentialService is what an agent calls at runtime. A credential is for one task, one agent, one tool and one tier.

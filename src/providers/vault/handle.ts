@@ -1,0 +1,89 @@
+import { BrokerError } from '../../domain/errors.ts';
+import type { Instant } from '../../domain/time.ts';
+import { isVaultPath } from './client.ts';
+
+/**
+ * What a handle says about one thing at Vault. A handle is `vault:<server>/` and such parts with a space between; more than
+ * one while a credential is made anew, when the earlier one may live still.
+ *
+ * - `leased`: a lease that Vault has named, and the task token that it was made with.
+ * - `asked`: a read was about to be sent with this token; Vault's answer would have named the lease. `exclusive`: nothing but
+ *   this broker reads from the path.
+ * - `leaseless`: Vault keeps nothing; the secret dies by itself.
+ * - `wrapped`: as leaseless, and whoever has the wrapping token can fetch it once.
+ * - `token`: a task token, with all that was made with it.
+ */
+export type HandlePart =
+  | { kind: 'leased'; accessor: string; vaultLease: string }
+  | { kind: 'asked'; accessor: string; path: string; at: Instant; exclusive: boolean }
+  | { kind: 'leaseless'; end: Instant }
+  | { kind: 'wrapped'; accessor: string; end: Instant }
+  | { kind: 'token'; accessor: string };
+
+export interface VaultHandle {
+  server: string;
+  parts: HandlePart[];
+}
+
+const prefix = 'vault:';
+const serverName = /^[a-z][a-z0-9-]{0,62}$/;
+const accessorPattern = /^[A-Za-z0-9_.-]{8,128}$/;
+
+export function isServerName(name: string): boolean {
+  return serverName.test(name);
+}
+
+/** As handles begin: another kind's target may have the same name. */
+export function targetName(server: string): string {
+  return `${prefix}${server}`;
+}
+
+export function isAccessor(value: unknown): value is string {
+  return typeof value === 'string' && accessorPattern.test(value);
+}
+
+export function formatHandle({ server, parts }: VaultHandle): string {
+  return `${targetName(server)}/${parts.map(formatPart).join(' ')}`;
+}
+
+export function formatPart(part: HandlePart): string {
+  switch (part.kind) {
+    case 'leased':
+      return `${part.accessor}=${part.vaultLease}`;
+    case 'asked':
+      return `${part.accessor}${part.exclusive ? '!' : '?'}${part.at}:${part.path}`;
+    case 'leaseless':
+      return `-${part.end}`;
+    case 'wrapped':
+      return `${part.accessor}~${part.end}`;
+    case 'token':
+      return part.accessor;
+  }
+}
+
+/** Handles come from our own database, but they name what is revoked: nothing passes that was not made here. */
+export function parseHandle(handle: string): VaultHandle {
+  const slash = handle.indexOf('/');
+  const server = handle.slice(prefix.length, slash);
+  if (!handle.startsWith(prefix) || slash < 0 || !isServerName(server)) throw unusable();
+  const rest = handle.slice(slash + 1);
+  return { server, parts: rest === '' ? [] : rest.split(' ').map(parsePart) };
+}
+
+function parsePart(text: string): HandlePart {
+  if (/^-\d{1,16}$/.test(text)) return { kind: 'leaseless', end: Number(text.slice(1)) };
+  const [, accessor = '', mark, rest = ''] = /^([^=?!~]+)(?:([=?!~])(.*))?$/.exec(text) ?? [];
+  if (!isAccessor(accessor)) throw unusable();
+  if (mark === undefined) return { kind: 'token', accessor };
+  if (mark === '=' && isVaultPath(rest)) return { kind: 'leased', accessor, vaultLease: rest };
+  if (mark === '~' && /^\d{1,16}$/.test(rest)) return { kind: 'wrapped', accessor, end: Number(rest) };
+  const asked = /^(\d{1,16}):(.+)$/.exec(rest);
+  if ((mark === '?' || mark === '!') && asked !== null && isVaultPath(asked[2]!)) {
+    return { kind: 'asked', accessor, at: Number(asked[1]), path: asked[2]!, exclusive: mark === '!' };
+  }
+  throw unusable();
+}
+
+function unusable(): BrokerError {
+  return new BrokerError('FIELD_INVALID', 'not the handle of something at a Vault server');
+}

@@ -1,0 +1,126 @@
+import type { Lease } from '../../domain/model.ts';
+import type { Remaining } from '../../domain/provider.ts';
+import type { TaskTokenStore } from '../../domain/task-tokens.ts';
+import type { Clock, Instant, Millis } from '../../domain/time.ts';
+import { endToken, lookUpToken } from './accessors.ts';
+import type { HandlePart } from './handle.ts';
+import { endLease, isGone } from './leases.ts';
+import type { Open } from './server.ts';
+import { endStrays } from './strays.ts';
+import type { TaskTokens } from './task-tokens.ts';
+
+export interface RevokeOptions {
+  tokens: TaskTokens;
+  store: TaskTokenStore;
+  clock: Clock;
+}
+
+type RevokedFor = Pick<Lease, 'settleCause' | 'issuedAt' | 'expiresAt'>;
+type Part<K extends HandlePart['kind']> = Extract<HandlePart, { kind: K }>;
+
+/** How long Vault is left to work through the leases of a token that was ended, before one is ordered by itself. */
+const patience: Millis = 3_000;
+/** Beyond the time-outs of an attempt: how long its call may still be on its way. */
+const lateBy: Millis = 2_000;
+
+/** What has to be done, and seen, until a handle's credential is gone (design §6). */
+export function createRevoke({ tokens, store, clock }: RevokeOptions) {
+  return async (
+    server: Open,
+    parts: readonly HandlePart[],
+    signal: AbortSignal,
+    lease?: RevokedFor,
+  ): Promise<Remaining | void> => {
+    const remaining: Remaining[] = [];
+    for (const part of parts) {
+      const left = await endPart(server, part, signal, lease);
+      if (left !== undefined) remaining.push(left);
+    }
+    return worst(remaining);
+  };
+
+  async function endPart(
+    server: Open,
+    part: HandlePart,
+    signal: AbortSignal,
+    lease: RevokedFor | undefined,
+  ): Promise<Remaining | undefined> {
+    switch (part.kind) {
+      case 'leased':
+        return await endLeased(server, part, signal, lease?.settleCause === 'closed');
+      case 'asked':
+        return await endAsked(server, part, signal, lease);
+      case 'leaseless':
+        return part.end > clock.now() ? { deadBy: part.end } : undefined;
+      case 'wrapped':
+        return await endWrapped(server, part, signal);
+      case 'token':
+        return void (await tokens.end(server, part.accessor, signal));
+    }
+  }
+
+  /**
+   * At the end of a task its token goes first: Vault then takes all of the task's leases away at once, with as many hands as it
+   * has, and what is read late meets a dead token. Each lease is looked at all the same, and ordered away where Vault is slow.
+   */
+  async function endLeased(
+    server: Open,
+    { accessor, vaultLease }: Part<'leased'>,
+    signal: AbortSignal,
+    taskEnded: boolean,
+  ): Promise<undefined> {
+    if (taskEnded) {
+      await tokens.end(server, accessor, signal);
+      if (await isGone(server, vaultLease, signal, patience)) return;
+    }
+    await endLease(server, vaultLease, signal);
+  }
+
+  /**
+   * A read whose answer nobody has: a broker died, or Vault did not answer. There may be a credential that nobody holds, and
+   * only Vault's list could name it. Where that may not be looked at, its token is ended as soon as nobody else's credential
+   * hangs on it, and the outcome says no more than that.
+   */
+  async function endAsked(
+    server: Open,
+    part: Part<'asked'>,
+    signal: AbortSignal,
+    lease: RevokedFor | undefined,
+  ): Promise<Remaining | undefined> {
+    const { accessor } = part;
+    const inUseUntil = await tokens.retire(server, accessor);
+    if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
+    const decidedAt = part.at + 2 * server.config.issueTimeout + lateBy;
+    const strays = await endStrays({ server, store, clock }, part, signal);
+    if (strays === 'gone') return undefined;
+    if (clock.now() < decidedAt) {
+      return {
+        lookAgainAt: decidedAt,
+        because: 'Vault may still be working on the read; looked at again when it cannot be',
+      };
+    }
+    if (strays === 'wait')
+      return { lookAgainAt: clock.now() + 1_000, because: 'other reads from the same path are under way' };
+    return { deadBy: Math.max(clock.now(), inUseUntil ?? 0, lease?.expiresAt ?? 0) };
+  }
+
+  /** As long as nobody has fetched it, ending the wrapping token keeps everybody from it. */
+  async function endWrapped(
+    server: Open,
+    { accessor, end }: Part<'wrapped'>,
+    signal: AbortSignal,
+  ): Promise<Remaining | undefined> {
+    const unfetched = (await lookUpToken(server, accessor, signal)) !== undefined;
+    if (unfetched) await endToken(server, accessor, signal);
+    return unfetched || end <= clock.now() ? undefined : { deadBy: end };
+  }
+}
+
+/** What is still to be looked at comes before what is only to be waited for. */
+function worst(remaining: readonly Remaining[]): Remaining | undefined {
+  const look = remaining.filter((left) => 'lookAgainAt' in left);
+  if (look.length > 0) return look.reduce((a, b) => (a.lookAgainAt <= b.lookAgainAt ? a : b));
+  let deadBy: Instant | undefined;
+  for (const left of remaining) if ('deadBy' in left) deadBy = Math.max(deadBy ?? 0, left.deadBy);
+  return deadBy === undefined ? undefined : { deadBy };
+}
