@@ -17,7 +17,9 @@ export interface Arguments {
 
 /** Needs no broker: measured by itself. */
 export const decideScenario = 'decide';
-const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario];
+/** Measures the program, not calls: by itself as well, on a broker of its own. */
+export const replayScenario = 'replay';
+const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario, replayScenario];
 
 export const usage = `npm run bench -- <scenario> … [options]
 
@@ -33,7 +35,7 @@ export const usage = `npm run bench -- <scenario> … [options]
   --cpu-prof <folder>     write a CPU profile of the broker there
 
 echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
-and alone, without a broker.`;
+and alone, without a broker; then replay: policy replay of 100,000 decisions that a broker has recorded.`;
 
 export class UsageError extends Error {}
 

@@ -29,6 +29,8 @@ export interface Machine {
 /** One broker in a process of its own, with its database and its target. */
 export interface Estate {
   grpcPort: number;
+  httpUrl: string;
+  policyDir: string;
   /** Superuser, in the broker's own database. */
   database: pg.Client;
   databaseUrl: string;
@@ -147,6 +149,8 @@ async function startEstate(
   };
   return {
     grpcPort,
+    httpUrl: `http://127.0.0.1:${httpPort}`,
+    policyDir: environment.policyDir,
     database,
     databaseUrl,
     target,

@@ -1,7 +1,8 @@
-import { decideScenario, parseArguments, usage, UsageError, type Arguments } from './arguments.ts';
+import { decideScenario, parseArguments, replayScenario, usage, UsageError, type Arguments } from './arguments.ts';
 import { measureDecide } from './decide.ts';
 import { startMachine, type Estate, type Machine } from './estate.ts';
 import { addOpenLeases, endLeasesOf } from './open-leases.ts';
+import { measureReplay } from './replay.ts';
 import { pointJson, table, targets, type Point } from './report.ts';
 import { scenarios, type Scenario } from './scenarios.ts';
 import { median, summarise, type Sample } from './statistics.ts';
@@ -28,10 +29,13 @@ async function main(argv: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
+  const others = [...args.scenarios].filter(
+    (name) => ![decideScenario, replayScenario, 'echo', 'commit'].includes(name),
+  );
+  let missed = 0;
   if (args.scenarios.has(decideScenario)) {
-    const missed = await measureDecide(args, progress);
-    const others = [...args.scenarios].filter((name) => ![decideScenario, 'echo', 'commit'].includes(name));
-    if (others.length === 0) return missed;
+    missed = await measureDecide(args, progress);
+    if (others.length === 0 && !args.scenarios.has(replayScenario)) return missed;
   }
   progress('starting PostgreSQL and the load process');
   const machine = await startMachine(args.dir, args);
@@ -40,6 +44,10 @@ async function main(argv: readonly string[]): Promise<number> {
       process.once(signal, () => reject(new Interrupted(`ended by ${signal}`)));
   });
   try {
+    if (args.scenarios.has(replayScenario)) {
+      missed ||= await Promise.race([measureReplay(machine, args, progress), interrupted]);
+      if (others.length === 0) return missed;
+    }
     return await Promise.race([measureAll(machine, args), interrupted]);
   } finally {
     await machine.stop();

@@ -91,7 +91,7 @@ export interface ExplanationsOptions {
 
 export type Explanations = ReturnType<typeof createExplanations>;
 
-const pageSize = 500;
+const pageSize = 1_000;
 /** Tasks that a reader of the stream is taken to remember. */
 const remembered = 20_000;
 
@@ -203,13 +203,21 @@ export function createExplanations(options: ExplanationsOptions) {
       signal: AbortSignal,
     ): AsyncIterable<{ tasks: Task[]; decisions: RawDecision[]; total: number }> {
       const within: DecisionBounds = { ...bounds, tenant: caller.tenant };
-      let total = await decisions.count(within);
       const sent = new Map<string, boolean>();
       const upSent = new Set<string>();
-      let after: string | undefined;
-      while (!signal.aborted) {
-        const page = await decisions.page(within, after, pageSize);
-        if (page.length === 0 && after !== undefined) return;
+      // The next page is read while this one is sent and decided: the three take about the same time.
+      const read = (after: string | undefined) => {
+        const page = decisions.page(within, after, pageSize);
+        page.catch(() => undefined);
+        return page;
+      };
+      let next = read(undefined);
+      let total = await decisions.count(within);
+      for (let first = true; !signal.aborted; first = false) {
+        const page = await next;
+        if (page.length === 0 && !first) return;
+        const more = page.length === pageSize;
+        if (more) next = read(page.at(-1)!.decisionId);
         if (sent.size + upSent.size > remembered) {
           sent.clear();
           upSent.clear();
@@ -225,8 +233,7 @@ export function createExplanations(options: ExplanationsOptions) {
           total,
         };
         total = 0;
-        if (page.length < pageSize) return;
-        after = page.at(-1)!.decisionId;
+        if (!more) return;
       }
     },
   };
