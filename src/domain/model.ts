@@ -44,15 +44,7 @@ export interface Task {
 export type LeaseState = 'pending' | 'active' | 'settling' | 'settled';
 export type LeaseOutcome = 'revoked' | 'expired' | 'returned' | 'bounded' | 'irrevocable';
 /** Why a lease is being taken to an outcome. */
-export type SettleCause =
-  | 'expired'
-  | 'closed'
-  | 'returned'
-  | 'superseded'
-  | 'abandoned'
-  | 'policy'
-  | 'signal'
-  | 'lost';
+export type SettleCause = 'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned' | 'policy' | 'signal' | 'lost';
 
 /** What a lease is bound to beside its life. */
 export interface LeaseTerms {
