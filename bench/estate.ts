@@ -118,6 +118,7 @@ async function startEstate(
       },
       // So that a renewed lease is settled while the renewals are still being measured, not in somebody else's slice.
       tasks: { renewalOverlap: '1s' },
+      calls: { maxPerTask: 10_000_000 },
       log: { level: 'warn', format: 'text' },
     },
   });

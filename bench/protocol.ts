@@ -9,7 +9,7 @@ export interface Step {
   /** Where the slot's current identifier goes: a task or a lease. */
   carryAt?: number;
   /** The answer's first identifier with this prefix becomes the slot's current one. */
-  take?: 'tsk_' | 'lse_';
+  take?: 'tsk_' | 'lse_' | 'cal_';
 }
 
 export interface RpcWork {

@@ -9,10 +9,18 @@ import {
   RenewCredentialRequestSchema,
 } from '../src/gen/leasehold/v1/credential_service_pb.js';
 import { CloseTaskRequestSchema, OpenTaskRequestSchema, TaskService } from '../src/gen/leasehold/v1/task_service_pb.js';
+import {
+  BatchRecordToolCallsRequestSchema,
+  BeginToolCallRequestSchema,
+  EndToolCallRequestSchema,
+  RecordToolCallRequestSchema,
+  ToolCallOutcome,
+  ToolCallService,
+} from '../src/gen/leasehold/v1/tool_call_service_pb.js';
 import { echoPath } from './echo-service.ts';
 import type { Estate } from './estate.ts';
 import type { RpcWork, SliceResult, Step, Work } from './protocol.ts';
-import { checkIssued, dropRoles, quiet } from './settle.ts';
+import { checkIssued, checkRecorded, dropRoles, quiet } from './settle.ts';
 
 export interface Scenario {
   /** As on the command line. */
@@ -38,6 +46,9 @@ const reports = { tool: 'reports', tier: Tier.READ };
 const warehouse = { tool: 'warehouse', tier: Tier.READ };
 const someTask = `tsk_${'0'.repeat(32)}`;
 const someLease = `lse_${'0'.repeat(32)}`;
+const someCall = `cal_${'0'.repeat(32)}`;
+/** What an agent does in a second or two. */
+const batchOfCalls = 20;
 const someId = '00000000-0000-4000-8000-000000000000';
 /** More verifications in a second than this machine can do; bounds the time that minting takes. */
 const coldTokensPerSecond = 3_000;
@@ -91,6 +102,45 @@ export const scenarios: readonly Scenario[] = [
       ];
       return { work: await rpc(estate, steps, 'orchestrator', []), after: () => quiet(estate) };
     },
+  },
+  {
+    name: 'tool-calls',
+    operation: 'RecordToolCall of one task: the record, its count and its event',
+    prepare: (estate) =>
+      recording(estate, 1, ({ requestId, ...call }) => [
+        {
+          path: path(ToolCallService.method.recordToolCall),
+          template: encode(RecordToolCallRequestSchema, { call: { requestId, ...call }, ...ended }),
+        },
+      ]),
+  },
+  {
+    name: 'tool-calls',
+    variant: 'begin and end',
+    operation: 'BeginToolCall, then EndToolCall of that call: two calls',
+    prepare: (estate) =>
+      recording(estate, 1, (call) => [
+        {
+          path: path(ToolCallService.method.beginToolCall),
+          template: encode(BeginToolCallRequestSchema, call),
+          take: 'cal_',
+        },
+        {
+          path: path(ToolCallService.method.endToolCall),
+          template: encode(EndToolCallRequestSchema, { requestId: someId, callId: someCall, ...ended }),
+        },
+      ]),
+  },
+  {
+    name: 'tool-calls',
+    variant: `batches of ${batchOfCalls}`,
+    operation: `BatchRecordToolCalls of ${batchOfCalls} calls of one task`,
+    prepare: (estate) =>
+      recording(estate, batchOfCalls, (call) => {
+        const requests = Array.from({ length: batchOfCalls }, () => ({ call: { ...call, requestId: '' }, ...ended }));
+        const template = encode(BatchRecordToolCallsRequestSchema, { requests });
+        return [{ path: path(ToolCallService.method.batchRecordToolCalls), template }];
+      }),
   },
   {
     name: 'verify-attestation',
@@ -155,6 +205,41 @@ async function issue(estate: Estate, tasks: string[], access: { tool: string; ti
   return await rpc(estate, [step], agent, tasks);
 }
 
+/** What every recorded call says of its end. */
+const ended = {
+  outcome: ToolCallOutcome.SUCCEEDED,
+  effect: { objects: ['table:public.orders'], rows: 12n },
+};
+
+interface RecordedCall {
+  requestId: string;
+  taskId: string;
+  leaseId: string;
+  action: string;
+  arguments: { report: string };
+}
+
+/** All slots record calls of one task and one lease: its count is what they could be in each other's way for. */
+async function recording(
+  estate: Estate,
+  callsPerAnswer: number,
+  stepsOf: (call: RecordedCall) => Step[],
+): Promise<Prepared> {
+  const [taskId] = await openTasks(estate, 1);
+  const [leaseId] = await firstLeases(estate, [taskId!]);
+  const steps = stepsOf({
+    requestId: someId,
+    taskId: taskId!,
+    leaseId: leaseId!,
+    action: 'reports.read',
+    arguments: { report: 'quarterly' },
+  });
+  return {
+    work: await rpc(estate, steps.map(holes), agent, []),
+    after: (result) => checkRecorded(estate, taskId!, result.latencies.length * callsPerAnswer),
+  };
+}
+
 async function rpc(estate: Estate, steps: Step[], workload: string, carry: string[]): Promise<RpcWork> {
   return { kind: 'rpc', port: estate.grpcPort, steps, tokens: [await estate.mint(workload)], carry };
 }
@@ -201,7 +286,7 @@ function path(method: { parent: { typeName: string }; name: string }): string {
 function holes(step: Step): Step {
   const bytes = Buffer.from(step.template);
   const requestIdAt = bytes.indexOf(someId);
-  const carryAt = [someTask, someLease].map((id) => bytes.indexOf(id)).find((at) => at >= 0);
+  const carryAt = [someTask, someLease, someCall].map((id) => bytes.indexOf(id)).find((at) => at >= 0);
   return {
     ...step,
     ...(requestIdAt < 0 ? {} : { requestIdAt }),

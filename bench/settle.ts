@@ -34,6 +34,23 @@ export async function checkIssued(estate: Estate, tasks: readonly string[], answ
   }
 }
 
+/** Ground truth, asked of the database: each record has its end, its event, and fits what was granted. */
+export async function checkRecorded(estate: Estate, taskId: string, answers: number): Promise<void> {
+  const { rows } = await estate.database.query<{ ended: number; raised: number; events: number; counted: number }>(
+    `SELECT count(*) FILTER (WHERE outcome = 'succeeded')::int AS ended, count(*) FILTER (WHERE violations <> '{}')::int AS raised,
+      (SELECT count(*)::int FROM audit_events WHERE task_id = $1 AND kind IN ('call.recorded', 'call.ended')) AS events,
+      (SELECT recorded FROM tool_call_counts WHERE task_id = $1) AS counted
+     FROM tool_calls WHERE task_id = $1`,
+    [taskId],
+  );
+  const { ended, raised, events, counted } = rows[0]!;
+  if (ended !== answers || events !== answers || counted !== answers || raised > 0) {
+    throw new Error(
+      `${answers} calls were answered, but ${ended} are on record with ${events} events, counted as ${counted}, ${raised} raised`,
+    );
+  }
+}
+
 /** Roles of the benchmark's own making only, told by their prefix and digits. */
 export async function dropRoles(estate: Estate, prefix: 'bench_' | 'lh_'): Promise<void> {
   for (;;) {

@@ -21,7 +21,7 @@ export function createCallStore(pool: pg.Pool, options: CallWriterOptions): Call
   const byKey = <T>(name: string, text: string, id: (item: T) => string, from: (row: Row) => T) =>
     new GroupCommit<Key, T | undefined>({
       maxBatch: 256,
-      maxQueue: 4_096,
+      maxQueue: 8_192,
       isRefusal: () => false,
       flush: async (keys) => {
         const values = [keys.map(({ tenant }) => tenant), keys.map((key) => key.id)];

@@ -101,7 +101,7 @@ export function createCallWriter(
 ): Pick<CallStore, 'insert' | 'end'> & { close(): Promise<void> } {
   const connections = [0, 1].map(() => new WriterConnection(options.connection, options.onError));
   const lane = <T, R>(flush: (items: readonly T[]) => Promise<readonly R[]>) =>
-    new GroupCommit<T, R>({ maxBatch: 256, maxQueue: 2_048, flush, isRefusal: isDatabaseRefusal });
+    new GroupCommit<T, R>({ maxBatch: 256, maxQueue: 8_192, flush, isRefusal: isDatabaseRefusal });
 
   type Inserted = Awaited<ReturnType<CallStore['insert']>>;
   const inserts = lane<CallWrite, Inserted>(async (writes) => {
