@@ -6,6 +6,7 @@ import { approvalService } from './api/approval-service.ts';
 import { auditService } from './api/audit-service.ts';
 import type { Service } from './api/call.ts';
 import { credentialService } from './api/credential-service.ts';
+import { lockService } from './api/lock-service.ts';
 import { policyService } from './api/policy-service.ts';
 import { reportService } from './api/report-service.ts';
 import { revocationService } from './api/revocation-service.ts';
@@ -18,6 +19,7 @@ import type { Config } from './config/config.ts';
 import { policyNames } from './config/check-config.ts';
 import { resolveRoles } from './config/roles.ts';
 import { readSealingKey } from './config/secret-source.ts';
+import { isWorkloadPattern } from './config/workload-pattern.ts';
 import { createApprovals } from './domain/approvals/approvals.ts';
 import { createApprovalGate } from './domain/approvals/gate.ts';
 import { createToolCalls } from './domain/calls/calls.ts';
@@ -25,6 +27,10 @@ import { createCallerResolver } from './domain/callers.ts';
 import { createCredentials } from './domain/credentials.ts';
 import { idFactory } from './domain/ids.ts';
 import { createIssuer } from './domain/issue.ts';
+import { createLockGuard } from './domain/locks/guard.ts';
+import { createLocks } from './domain/locks/locks.ts';
+import { createLockSettling } from './domain/locks/settling.ts';
+import { openLockWatch } from './domain/locks/watch.ts';
 import type { Provider } from './domain/provider.ts';
 import { createExplanations } from './domain/explanations.ts';
 import { createReporter } from './domain/report.ts';
@@ -196,6 +202,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const callerOf = createCallerResolver(resolveRoles(config.access), policy);
 
     const cache = createTaskCache(storage.tasks, storage.wake, 50_000);
+    const watch = await openLockWatch(storage.locks);
+    observability.gauge('locks_in_force', 'Locks in force, of all tenants.', () => watch.current().locks.length);
+    const lockGuard = createLockGuard({ watch, get: cache.get });
     const settler = createSettler({
       clock: monitor.earlier,
       store: storage.settlement,
@@ -259,6 +268,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       facts,
       cache,
       wake: storage.wake,
+      locks: lockGuard,
+      record: (events) => storage.writer.record(events),
       defaultTtl: config.tasks.defaultTtl,
       maxTtl: config.tasks.maxTtl,
       kickSettler: () => settling.kick(),
@@ -267,6 +278,28 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       reached,
       emit,
     });
+    const lockSettling = createLockSettling({
+      clock: monitor.earlier,
+      store: storage.locks,
+      close: (task, lock) => tasks.closeLocked(task, lock),
+      kickSettler: () => settling.kick(),
+      emit,
+    });
+    const closingLocked = worker('lock-settle', 1_000, () => lockSettling.tick());
+    const locks = createLocks({
+      clock,
+      newId,
+      policy,
+      store: storage.locks,
+      watch,
+      tasks: storage.tasks,
+      homeTenant: tenant,
+      ...config.locks,
+      kickSettling: () => closingLocked.kick(),
+      emit,
+    });
+    const locking = worker('locks', 1_000, () => locks.tick());
+    closers.push(storage.wake.onLock(() => locking.kick()));
     worker('expire', 500, async () => (await tasks.closeDue(100)) === 100);
     worker('monitor', 2_000, async () => {
       await monitor.check();
@@ -311,6 +344,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       revisions,
       decisions: storage.decisions,
       facts,
+      locks: lockGuard,
       compiled: compiledRevisions(storage.policies, policyNames(config)),
     });
     worker('forget', 60_000, async () => {
@@ -337,6 +371,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       facts,
       groupsOf: groupsOf(config),
       limits,
+      locks: lockGuard,
       wake: storage.wake,
       sleep,
       admit: () => monitor.admit(),
@@ -356,6 +391,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       providers,
       cache,
       approvals: createApprovalGate({ newId, store: approvalStore, tasks: storage.tasks, limits, emit }),
+      locks: lockGuard,
       tasks: storage.tasks,
       leases: storage.leases,
       writer: storage.writer,
@@ -394,6 +430,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const components = async (): Promise<Component[]> => [
       monitor.status(),
       { name: 'policy', ...policy.status() },
+      locks.status(),
       { name: 'signing-keys', ...keyRing.status(clock.now()) },
       ...attestation.status(),
       ...transmitters.status(clock.now()),
@@ -416,6 +453,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         credentialService(credentials, randomUUID),
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
+        lockService({ locks, newRequestId: randomUUID, isWorkloadPattern }),
         toolCallService(toolCalls, { sha256, newRequestId: randomUUID, redact: redactString }),
         signalService(signals, randomUUID),
         auditService(tasks, storage.audit, storage.timeline),

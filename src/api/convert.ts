@@ -63,6 +63,7 @@ const causes = {
   deadline: CloseCause.DEADLINE,
   heartbeat_lost: CloseCause.HEARTBEAT_LOST,
   parent_closed: CloseCause.PARENT_CLOSED,
+  locked: CloseCause.LOCKED,
 } as const;
 
 const constraints = { dpop: SenderConstraint.DPOP, mtls: SenderConstraint.MTLS } as const;

@@ -27,6 +27,12 @@ export function approvalIdField(field: string, value: string): string {
   return value;
 }
 
+export function lockIdField(value: string): string {
+  if (!isId('lck', value))
+    throw fieldInvalid('lock_id', 'must be a lock id such as lck_ followed by 32 hexadecimal digits');
+  return value;
+}
+
 export function text(field: string, value: string, min: number, max: number): string {
   if (value.length < min) throw fieldInvalid(field, 'must not be empty');
   if (value.length > max) throw fieldInvalid(field, `must be at most ${max} characters`);

@@ -29,6 +29,7 @@ export interface Config {
   /** Most records of tool calls in one task. */
   calls: { maxPerTask: number };
   signals: SignalsConfig;
+  locks: { maxTtl: Millis; peopleToLift: number };
   targets: Readonly<Record<string, TargetConfig>>;
   vault: Readonly<Record<string, VaultConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };

@@ -195,6 +195,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         })),
       })),
     },
+    locks: { maxTtl: millis(raw.locks.maxTtl), peopleToLift: raw.locks.peopleToLift },
     targets: Object.fromEntries(Object.entries(raw.targets).map(([name, of]) => [name, target(name, of)])),
     vault: Object.fromEntries(Object.entries(raw.vault).map(([name, of]) => [name, vaultConfig(name, of, files)])),
     log: raw.log,

@@ -70,6 +70,7 @@ export interface RawConfig {
   };
   calls: { maxPerTask: number };
   signals: { maxInForce: number; transmitters: RawTransmitter[] };
+  locks: { maxTtl: string; peopleToLift: number };
   targets: Record<string, RawTarget>;
   vault: Record<string, RawVault>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };

@@ -94,6 +94,8 @@ export interface DecisionDetail extends ToolAccess {
   ttl_ms?: Millis;
   /** It counted on this approval: policy itself had said that one is needed. */
   approval?: string;
+  /** Not policy refused it: this lock was in force. */
+  lock?: string;
   /** What the request declared about this use. */
   arguments?: Arguments;
   asked?: Asked;

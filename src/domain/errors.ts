@@ -48,6 +48,8 @@ const codes = {
   DELEGATION_REFUSED: 'permission_denied',
   SIGNAL_NOT_FOUND: 'not_found',
   ABANDON_REFUSED: 'failed_precondition',
+  LOCKED: 'failed_precondition',
+  LOCK_NOT_FOUND: 'not_found',
 } as const;
 
 export type ErrorReason = keyof typeof codes;

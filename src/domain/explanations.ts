@@ -15,6 +15,7 @@ import { BrokerError, fieldInvalid } from './errors.ts';
 import { loadFacts, needsOf, tasksAbove } from './delegation/chain.ts';
 import type { DecisionFacts } from './facts.ts';
 import { isId } from './ids.ts';
+import { lockedReason, type LockGuard } from './locks/guard.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type { ConsideredRule, PolicyRevision, PolicySource, SenderConstraint } from './policy.ts';
 import type { Revisions } from './revisions.ts';
@@ -85,6 +86,7 @@ export interface ExplanationsOptions {
   decisions: DecisionStore;
   /** What storage knows of a task that exists. */
   facts: DecisionFacts;
+  locks: LockGuard;
   /** A revision that may not be running. */
   compiled: (digest: string) => Promise<PolicyRevision>;
 }
@@ -119,7 +121,7 @@ export function createExplanations(options: ExplanationsOptions) {
         revision: detail.policy_revision,
         effect: detail.effect,
         rule: detail.rule,
-        reason: detail.reason,
+        reason: seesEverything(caller) ? withLock(detail.reason, detail.lock) : detail.reason,
         ttl: detail.ttl_ms,
         full: undefined,
         reproduced: undefined,
@@ -183,6 +185,23 @@ export function createExplanations(options: ExplanationsOptions) {
         },
       };
       const { decision, full } = explain(revision, record);
+      const place = { ...facts, tenant: caller.tenant, agentWorkload: task?.agentWorkload };
+      const { lock } = await options.locks.standing(place, record.workload, request.access);
+      // Locks are about now: at another time there may be others.
+      if (lock !== undefined && request.at === undefined) {
+        const reason = withLock(`LOCKED: ${lockedReason(lock)}`, lock.lockId);
+        return {
+          decisionId: '',
+          at,
+          revision: revision.digest,
+          effect: 'deny',
+          rule: '',
+          reason: `${reason}; policy by itself: ${decision.effect}, ${decision.reason}`,
+          ttl: undefined,
+          full: { ...full, rules: full.rules.map((rule) => ({ ...rule, decided: false })) },
+          reproduced: undefined,
+        };
+      }
       return {
         decisionId: '',
         at,
@@ -272,6 +291,11 @@ export function recordOf(raw: RawDecision, task: TaskFacts, above: readonly Task
     leaseId: raw.leaseId,
     detail: JSON.parse(raw.detail) as RecordedDecision['detail'],
   };
+}
+
+/** Which lock it was is for those who can look at it. */
+function withLock(reason: string, lock: string | undefined): string {
+  return lock === undefined ? reason : `${reason} (${lock})`;
 }
 
 function explain(revision: PolicyRevision, record: RecordedDecision) {

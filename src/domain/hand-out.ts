@@ -2,6 +2,7 @@ import { auditEvent, type AuditEvent } from './audit.ts';
 import { BrokerError } from './errors.ts';
 import { issuedEvent } from './issue-records.ts';
 import { renewAfter } from './lease-terms.ts';
+import type { Standing } from './locks/guard.ts';
 import type { Lease, Task } from './model.ts';
 import {
   IssueFailure,
@@ -30,6 +31,8 @@ export interface PreparedGrant extends Grant {
 export interface HandOutOptions {
   clock: Clock;
   refreshTask: (tenant: string, taskId: string) => Promise<Task | undefined>;
+  /** By what the database says now. */
+  locksNow: (task: Task, lease: Lease) => Promise<Standing>;
   leases: Pick<LeaseStore, 'abandon' | 'reopen'>;
   writer: LeaseWriter;
   /** Resolves when what was begun in this turn of the event loop has been sent. */
@@ -41,8 +44,8 @@ export interface HandOutOptions {
 /** Beyond the provider's own time-out: what the broker itself may take before the settler looks after a pending lease. */
 export const pendingMargin: Millis = 5_000;
 
-/** The task changed between the decision and the last step: looked at again, but not for ever. */
-const maxRounds = 4;
+/** The task or the locks changed between the decision and the last step: looked at again, but not for ever. */
+const maxRounds = 8;
 
 /**
  * From a decision to a credential in the agent's hands (design §5). Each way answers undefined when the write was refused:
@@ -177,26 +180,34 @@ export function createHandOut(options: HandOutOptions) {
       options.reached('issue.activated');
       return done(lease, made.material, told);
     }
-    await abandon(provider, grant, 'the task changed before the credential was handed out');
+    await abandon(provider, grant, 'the task or its locks changed before the credential was handed out');
     return undefined;
   }
 
-  /** `pending` → `active`. A deadline that moved but still covers the lease is no reason to throw the credential away. */
+  /**
+   * `pending` → `active`. A deadline that moved but still covers the lease is no reason to throw the credential away, and
+   * neither is a lock on something else.
+   */
   async function activate(provider: Provider, grant: PreparedGrant, events: AuditEvent[]): Promise<boolean> {
     const { lease, write } = grant;
-    let epoch = write.epoch;
+    let { epoch, lockEpoch } = write;
     for (let round = 0; round < maxRounds; round++) {
       try {
-        if (await writer.activate({ ...write, epoch, settleAt: lease.expiresAt, events })) return true;
+        if (await writer.activate({ ...write, epoch, lockEpoch, settleAt: lease.expiresAt, events })) return true;
       } catch (error) {
         await abandon(provider, grant, 'the broker could not record the credential');
         throw error;
       }
       const task = await options.refreshTask(lease.tenant, lease.taskId);
-      if (task?.state !== 'open' || task.epoch === epoch || task.deadline < lease.expiresAt) return false;
+      if (task?.state !== 'open' || task.deadline < lease.expiresAt) return false;
       // Handed over to somebody else: what was made for the one before is thrown away.
       if (task.agent !== lease.agent || task.agentWorkload !== lease.workload) return false;
+      const locks = await options.locksNow(task, lease).catch(() => undefined);
+      if (locks === undefined || locks.lock !== undefined) return false;
+      // Neither: the lease is not pending any more.
+      if (task.epoch === epoch && locks.epoch === lockEpoch) return false;
       epoch = task.epoch;
+      lockEpoch = locks.epoch;
     }
     return false;
   }

@@ -21,6 +21,18 @@ export interface Line {
 /** An allow, and the approval that it rests on where there is one. */
 export type Allowed = BoundedDecision & { effect: 'allow' } & { on?: Approval; record: Recorded };
 
+/** Why not, before or after policy was asked. */
+export interface Refused {
+  effect: string;
+  rule: string;
+  reason: string;
+  hop?: string;
+  /** Without `asked` it was not policy that refused. */
+  record?: { decisionId: string; asked?: Asked };
+  /** The lock that stood in the way. */
+  lock?: string;
+}
+
 /** By which a decision is found and made again. */
 export interface Recorded {
   decisionId: string;
@@ -32,28 +44,22 @@ export function refusalEvents(
   task: Task,
   access: ToolAccess,
   now: Instant,
-  decision: { effect: string; rule: string; reason: string; hop?: string; record?: Recorded },
+  decision: Refused,
   line: Line,
   revision: PolicyRevision,
 ): AuditEvent[] {
   const { tool, tier } = access;
+  const { reason, lock } = decision;
+  const locked = lock === undefined ? {} : { lock };
   return [
     auditEvent(task, 'decision.made', caller.workload, now, decisionDetail(access, decision, revision, line)),
-    auditEvent(task, 'lease.denied', caller.workload, now, { tool, tier, reason: decision.reason }),
+    auditEvent(task, 'lease.denied', caller.workload, now, { tool, tier, reason, ...locked }),
   ];
 }
 
 export function decisionDetail(
   access: ToolAccess,
-  decision: {
-    effect: string;
-    rule: string;
-    reason: string;
-    hop?: string;
-    life?: Millis;
-    on?: Approval;
-    record?: Recorded;
-  },
+  decision: Refused & { life?: Millis; on?: Approval },
   revision: PolicyRevision,
   line: Line,
 ): Record<string, unknown> {
@@ -67,6 +73,7 @@ export function decisionDetail(
     reason: decision.reason,
     policy_revision: revision.digest,
     ...(decision.hop === undefined ? {} : { decided_by: decision.hop }),
+    ...(decision.lock === undefined ? {} : { lock: decision.lock }),
     ...(decision.life === undefined ? {} : { ttl_ms: decision.life }),
     ...(line.arguments.digest === noArguments.digest
       ? {}
@@ -74,7 +81,7 @@ export function decisionDetail(
     ...(decision.on === undefined ? {} : { approval: decision.on.approvalId }),
     ...(line.justification === '' ? {} : { justification: line.justification }),
     ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),
-    ...(record === undefined ? {} : { asked: record.asked }),
+    ...(record?.asked === undefined ? {} : { asked: record.asked }),
   };
 }
 

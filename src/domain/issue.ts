@@ -12,12 +12,21 @@ import { counts, type DecisionFacts, type Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { createHandOut, pendingMargin, type Issued, type PreparedGrant } from './hand-out.ts';
 import { createInTurn } from './in-turn.ts';
-import { decisionDetail, refusalEvents, type Allowed, type Line, type Recorded } from './issue-records.ts';
+import {
+  decisionDetail,
+  refusalEvents,
+  type Allowed,
+  type Line,
+  type Recorded,
+  type Refused,
+} from './issue-records.ts';
 import { leaseEnded, notRenewed, refusal, renewable, stillRunning } from './issue-refusals.ts';
+import { lockedError, lockedReason, type LockGuard } from './locks/guard.ts';
+import type { Lock } from './locks/model.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
 import type { Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
-import type { Grant, Provider, TargetProvider } from './provider.ts';
+import type { Grant, Material, Provider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
 import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
@@ -47,6 +56,7 @@ export interface IssuerOptions {
   providers: ReadonlyMap<string, Provider>;
   cache: TaskCache;
   approvals: ApprovalGate;
+  locks: LockGuard;
   tasks: Pick<TaskStore, 'pinAgent'>;
   leases: Pick<LeaseStore, 'get' | 'byRequest' | 'abandon' | 'reopen' | 'beginReissue' | 'endReissue'>;
   writer: LeaseWriter;
@@ -76,8 +86,8 @@ interface Place {
 const nothingCounted = { facts: undefined, above: undefined } as const;
 /** For a credential that needs no target, but is decided on what storage counts. */
 const signingTimeout: Millis = 5_000;
-/** The task changed while we decided: decide again, but not for ever. */
-const maxRounds = 4;
+/** The task or the locks changed while we decided: decide again, but not for ever. */
+const maxRounds = 8;
 
 export function createIssuer(options: IssuerOptions): Issuer {
   const { clock, cache, leases, writer, policy } = options;
@@ -85,6 +95,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
   const { issueSelfContained, issueInTwoSteps, issueAnew } = createHandOut({
     ...options,
     refreshTask: (tenant, taskId) => cache.refresh(tenant, taskId),
+    locksNow: (task, lease) => options.locks.fresh(task, lease.workload, lease),
   });
 
   return {
@@ -141,6 +152,10 @@ export function createIssuer(options: IssuerOptions): Issuer {
         await refuse(caller, task, access, now, { effect: 'deny', rule: '', reason: 'the task has ended' }, line);
         throw taskClosed(task);
       }
+      // Before everything that policy, people or a target could still say.
+      const looked = options.locks.standing(task, caller.workload, access);
+      const { epoch: lockEpoch, lock } = looked instanceof Promise ? await looked : looked;
+      if (lock !== undefined) throw await refuseLocked(caller, task, access, line, lock, now);
       const revision = policy.current();
       await checkDeclared(caller, task, access, now, line, revision);
       const above = task.parentTaskId === undefined ? undefined : await openAbove(task, now);
@@ -148,9 +163,9 @@ export function createIssuer(options: IssuerOptions): Issuer {
       const place = { task, above };
       const issued =
         needs === undefined
-          ? await attempt(caller, place, access, line, revision, now, undefined)
+          ? await attempt(caller, place, access, line, revision, now, lockEpoch, undefined)
           : await inTurn(turnsOf(needs, place, access), () =>
-              attempt(caller, place, access, line, revision, now, needs),
+              attempt(caller, place, access, line, revision, now, lockEpoch, needs),
             );
       if (issued !== undefined) return issued;
 
@@ -160,6 +175,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       // It may have been handed over to somebody else meanwhile.
       if (fresh === undefined || !actsAsAgent(caller, fresh)) throw taskNotFound(task.taskId);
       task = fresh;
+      await options.locks.fresh(task, caller.workload, access);
       if (line.renewedFrom !== undefined && task.state === 'open') {
         const current = await leases.get(task.tenant, line.renewedFrom.leaseId);
         if (current === undefined || !renewable(current, now)) throw leaseEnded(line.renewedFrom);
@@ -167,7 +183,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     }
     throw new BrokerError(
       'CLOCK_SKEW',
-      'the task changed each time that the broker was about to issue, or the clocks of broker and database disagree: retry with the same request_id',
+      'the task or the locks changed each time that the broker was about to issue, or the clocks of broker and database disagree: retry with the same request_id',
     );
   }
 
@@ -190,6 +206,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     line: Line,
     revision: PolicyRevision,
     now: Instant,
+    lockEpoch: number,
     needs: ChainNeeds | undefined,
   ): Promise<Issued | undefined> {
     const { renewedFrom } = line;
@@ -234,7 +251,18 @@ export function createIssuer(options: IssuerOptions): Issuer {
     if (provider === undefined) {
       throw new BrokerError('PROVIDER_UNAVAILABLE', `this broker has no provider ${decision.tier.provider}`);
     }
-    const grant = newGrant(caller, { task, above }, access, decision, revision, line, now, provider, counted);
+    const grant = newGrant(
+      caller,
+      { task, above },
+      access,
+      decision,
+      revision,
+      line,
+      now,
+      provider,
+      counted,
+      lockEpoch,
+    );
     if (provider.selfContained && !counted) return await issueSelfContained(provider, grant);
     return await issueInTwoSteps(provider, grant, async (made) => {
       // Two people have set policy aside: its counts as well. A signal may have come while the target made the credential.
@@ -327,6 +355,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     now: Instant,
     provider: Provider,
     counted: boolean,
+    lockEpoch: number,
   ): PreparedGrant {
     const leaseId = options.newId('lse');
     const inTwoSteps = !provider.selfContained || counted;
@@ -363,6 +392,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const write: LeaseWrite = {
       lease,
       epoch: task.epoch,
+      lockEpoch,
       settleAt: inTwoSteps ? now + timeout + pendingMargin : lease.expiresAt,
       supersedeAt: line.renewedFrom === undefined ? undefined : now + options.renewalOverlap,
       events: [
@@ -400,44 +430,107 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const now = clock.now();
     if (lease.state === 'pending') throw stillRunning();
     if (lease.state !== 'active' || lease.expiresAt <= now) throw leaseEnded(lease);
-    const current = await cache.refresh(task.tenant, task.taskId);
-    if (current?.state !== 'open') throw taskClosed(current ?? task);
     const tool = policy.current().tools.get(lease.tool);
     const tier = tool?.tiers[lease.tier];
     const provider = options.providers.get(lease.provider);
     if (tool === undefined || tier === undefined || provider === undefined) throw leaseEnded(lease);
-    const above = current.parentTaskId === undefined ? undefined : await openAbove(current, now);
-    const grant: Grant = { lease, task: current, above, tool, tier };
     const detail = { request_id: line.requestId };
     const event = auditEvent(task, 'lease.reissued', caller.workload, now, detail, lease.leaseId);
-    if (provider.selfContained) {
-      await writer.record([event]);
-      return { lease, material: provider.sign(grant), renewAfter: renewAfter(lease) };
+    if (!provider.selfContained && provider.reissue === 'anew') {
+      const { task: current, lockEpoch } = await stillOpen(caller, task, access, line, now);
+      const settleAt = now + provider.issueTimeout + pendingMargin;
+      const { epoch } = current;
+      const write: LeaseWrite = { lease, epoch, lockEpoch, settleAt, supersedeAt: undefined, events: [] };
+      const above = current.parentTaskId === undefined ? undefined : await openAbove(current, now);
+      const anew = await issueAnew(provider, { lease, task: current, above, tool, tier, write }, event);
+      // Another retry of the same call, a lock, or the end of the lease was there first.
+      if (anew === undefined) throw stillRunning();
+      return anew;
     }
-    if (provider.reissue === 'replaces') return await replaceSecret(provider, grant, event);
-    const settleAt = now + provider.issueTimeout + pendingMargin;
-    const write: LeaseWrite = { lease, epoch: current.epoch, settleAt, supersedeAt: undefined, events: [] };
-    const anew = await issueAnew(provider, { ...grant, write }, event);
-    // Another retry of the same call, or the end of the lease, was there first.
-    if (anew === undefined) throw stillRunning();
-    return anew;
+    const pass = async (events: AuditEvent[]): Promise<Grant> => {
+      const current = await reissued(caller, task, access, line, lease, events, now);
+      const above = current.parentTaskId === undefined ? undefined : await openAbove(current, now);
+      return { lease, task: current, above, tool, tier };
+    };
+    const material = provider.selfContained
+      ? provider.sign(await pass([event]))
+      : await replaceSecret(provider, lease, event, pass);
+    return { lease, material, renewAfter: renewAfter(lease) };
   }
 
   /** Of two retries at once, one would hold a secret that the other has replaced. */
-  async function replaceSecret(provider: TargetProvider, grant: Grant, event: AuditEvent): Promise<Issued> {
-    const { lease } = grant;
+  async function replaceSecret(
+    provider: TargetProvider,
+    lease: Lease,
+    event: AuditEvent,
+    pass: (events: AuditEvent[]) => Promise<Grant>,
+  ): Promise<Material> {
     const now = clock.now();
-    if (!(await leases.beginReissue(lease, now, now + provider.issueTimeout + pendingMargin, event))) {
+    if (!(await leases.beginReissue(lease, now, now + provider.issueTimeout + pendingMargin))) {
       const current = await leases.get(lease.tenant, lease.leaseId);
       throw current?.state === 'active' ? stillRunning() : leaseEnded(lease);
     }
     try {
+      const grant = await pass([event]);
       const { material } = await within(provider.issueTimeout, (signal) => provider.issue(grant, signal));
-      return { lease, material, renewAfter: renewAfter(lease) };
+      // The task may have been closed, or locked, while the target was at it: then nobody gets it.
+      await pass([]);
+      return material;
     } finally {
       // When this fails, the hold runs out.
       await leases.endReissue(lease).catch(() => undefined);
     }
+  }
+
+  /** Handing out once more passes the same gate as the first time. Answers the task as it is then. */
+  async function reissued(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    line: Line,
+    lease: Lease,
+    events: AuditEvent[],
+    now: Instant,
+  ): Promise<Task> {
+    for (let round = 0; round < maxRounds; round++) {
+      const { task: current, lockEpoch } = await stillOpen(caller, task, access, line, now);
+      if (await writer.reissue({ lease, epoch: current.epoch, lockEpoch, events })) return current;
+    }
+    throw leaseEnded(lease);
+  }
+
+  /** By what the database says now. */
+  async function stillOpen(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    line: Line,
+    now: Instant,
+  ): Promise<{ task: Task; lockEpoch: number }> {
+    const current = await cache.refresh(task.tenant, task.taskId);
+    if (current?.state !== 'open') throw taskClosed(current ?? task);
+    const { epoch, lock } = await options.locks.fresh(current, caller.workload, access);
+    if (lock !== undefined) throw await refuseLocked(caller, current, access, line, lock, now);
+    return { task: current, lockEpoch: epoch };
+  }
+
+  /** Recorded; the error is for the caller to throw. */
+  async function refuseLocked(
+    caller: Caller,
+    task: Task,
+    access: ToolAccess,
+    line: Line,
+    lock: Lock,
+    now: Instant,
+  ): Promise<BrokerError> {
+    const decisionId = options.newId('dec');
+    const reason = `LOCKED: ${lockedReason(lock)}`;
+    const revision = policy.current();
+    const refused = { effect: 'deny', rule: '', reason, lock: lock.lockId, record: { decisionId } };
+    await writer.record(refusalEvents(caller, task, access, now, refused, line, revision));
+    emitDenied(task, access, { effect: 'locked', rule: '' });
+    const metadata = { tool: access.tool, tier: access.tier, decision: decisionId };
+    return lockedError(lock, metadata, line.renewedFrom?.expiresAt);
   }
 
   async function refuse(
@@ -445,7 +538,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     task: Task,
     access: ToolAccess,
     now: Instant,
-    decision: { effect: string; rule: string; reason: string; hop?: string; record?: Recorded },
+    decision: Refused,
     line: Line,
     revision = policy.current(),
   ): Promise<void> {

@@ -12,7 +12,7 @@ export interface ToolAccess {
 }
 
 export type TaskState = 'open' | 'closing' | 'closed' | 'close_degraded';
-export type CloseCause = 'requested' | 'deadline' | 'heartbeat_lost' | 'parent_closed';
+export type CloseCause = 'requested' | 'deadline' | 'heartbeat_lost' | 'parent_closed' | 'locked';
 
 /** One unit of work (design §2). Free text (`intent`) is recorded and never decides. */
 export interface Task {
@@ -44,7 +44,8 @@ export interface Task {
 export type LeaseState = 'pending' | 'active' | 'settling' | 'settled';
 export type LeaseOutcome = 'revoked' | 'expired' | 'returned' | 'bounded' | 'irrevocable';
 /** Why a lease is being taken to an outcome. */
-export type SettleCause = 'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned' | 'policy' | 'signal' | 'lost';
+export type SettleCause =
+  'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned' | 'policy' | 'signal' | 'lost' | 'locked';
 
 /** What a lease is bound to beside its life. */
 export interface LeaseTerms {

@@ -6,10 +6,12 @@ import { aboveWith, mostInTree, tasksAbove } from './delegation/chain.ts';
 import { checkChild, childRefused, usualChildDeadline } from './delegation/child.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
 import { nothingYet, noNeeds, ownNothingYet, type DecisionFacts, type Facts } from './facts.ts';
+import { createAdmission } from './locks/admission.ts';
+import type { LockGuard } from './locks/guard.ts';
 import type { NewId } from './ids.ts';
 import type { Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
-import type { InsertedTask, NewTask, TaskStore } from './store.ts';
+import type { InsertedTask, LeaseWriter, NewTask, TaskStore } from './store.ts';
 import type { Emit } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
@@ -45,6 +47,9 @@ export interface OpeningOptions {
   policy: PolicySource;
   tasks: Pick<TaskStore, 'get' | 'byRequest' | 'insert' | 'insertBelow' | 'pinAgent'>;
   facts: DecisionFacts;
+  locks: LockGuard;
+  /** Audit events of what was not done. */
+  record: LeaseWriter['record'];
   defaultTtl: Millis;
   maxTtl: Millis;
   /** Throws when this replica must not begin a task (its clock is off). */
@@ -53,13 +58,14 @@ export interface OpeningOptions {
 }
 
 type Above = readonly [Task, ...Task[]];
-type Drafted = Omit<NewTask, 'requestId' | 'requestDigest'> & Task;
+type Drafted = Omit<NewTask, 'requestId' | 'requestDigest' | 'lockEpoch'> & Task;
 
-/** A parent that changes each time it is looked at is not looked at for ever. */
-const maxRounds = 4;
+/** A parent, or locks, that change each time they are looked at are not looked at for ever. */
+const maxRounds = 8;
 
 export function createOpening(options: OpeningOptions) {
   const { clock, tasks, policy } = options;
+  const admission = createAdmission(options);
 
   return async (caller: Caller, request: OpenRequest): Promise<OpenedTask> => {
     options.admit();
@@ -73,7 +79,10 @@ export function createOpening(options: OpeningOptions) {
       // What made sense when it was first sent may not now (its deadline passed, a tool was taken out, its parent has
       // ended): a retry still gets its task.
       const earlier = await tasks.byRequest(caller.tenant, caller.workload, requestId);
-      if (earlier?.requestDigest !== requestDigest) throw error;
+      if (earlier?.requestDigest !== requestDigest) {
+        await admission.refused(caller, error, now);
+        throw error;
+      }
       written = { ...earlier, inserted: false, above: await tasksAbove(tasks.get, earlier.task) };
     }
     if (written.requestDigest !== requestDigest) {
@@ -85,7 +94,8 @@ export function createOpening(options: OpeningOptions) {
       options.emit('task.opened', { tenant, taskId, agent, opener, tools: tools.length });
     }
     // A retry gets the task as it is now, and a plan as of now.
-    const plan = written.plan ?? (await planAsOf(options.facts, revision, task, above, now));
+    const plan =
+      written.plan ?? (await admission.planned(task, await planAsOf(options.facts, revision, task, above, now)));
     return { task, plan, revision: revision.digest };
   };
 
@@ -100,10 +110,16 @@ export function createOpening(options: OpeningOptions) {
         );
       }
       const task = draft(caller, request, now, revision, undefined);
-      const plan = planOf(revision, task, [], now, await firstFacts(options.facts, revision, task, now));
-      const event = openedEvent(task, caller, now, revision, plan);
-      const result = await tasks.insert({ ...task, requestId, requestDigest }, [event]);
-      return { ...result, above: [], ...(result.inserted ? { plan } : {}) };
+      const facts = await firstFacts(options.facts, revision, task, now);
+      for (let round = 0; round < maxRounds; round++) {
+        const lockEpoch = await admission.epochFor(task);
+        const plan = await admission.planned(task, planOf(revision, task, [], now, facts));
+        const event = openedEvent(task, caller, now, revision, plan);
+        const result = await tasks.insert({ ...task, requestId, requestDigest, lockEpoch }, [event]);
+        if (!('refused' in result)) return { ...result, above: [], ...(result.inserted ? { plan } : {}) };
+        await admission.look(task);
+      }
+      throw admission.unsteady();
     }
     for (let round = 0; round < maxRounds; round++) {
       const parent = await parentFor(caller, request.parentTaskId);
@@ -117,10 +133,14 @@ export function createOpening(options: OpeningOptions) {
         above,
         now,
       );
+      const lockEpoch = await admission.epochFor(task);
       // What the tree holds stays open.
-      const plan = planOf(revision, task, above, now, await firstFacts(options.facts, revision, task, now));
+      const plan = await admission.planned(
+        task,
+        planOf(revision, task, above, now, await firstFacts(options.facts, revision, task, now)),
+      );
       const result = await tasks.insertBelow(
-        { ...task, requestId, requestDigest },
+        { ...task, requestId, requestDigest, lockEpoch },
         [openedEvent(task, caller, now, revision, plan)],
         above,
         { openChildren: maxOpenChildren, openInTree: mostInTree },
@@ -130,6 +150,7 @@ export function createOpening(options: OpeningOptions) {
       if (result.refused === 'children' || result.refused === 'tree') {
         throw childRefused(result.refused, parent, maxOpenChildren);
       }
+      if (result.refused === 'locks') await admission.look(task);
     }
     throw taskClosed({ taskId: request.parentTaskId, closeCause: undefined });
   }

@@ -21,6 +21,8 @@ export type NewTask = Omit<
   requestId: string;
   /** Digest of the request's content: the same request_id with another digest is a mistake of the caller. */
   requestDigest: string;
+  /** Of the locks that it was decided under. */
+  lockEpoch: number;
 };
 
 export interface InsertedTask {
@@ -47,8 +49,11 @@ export interface TaskFilter {
 }
 
 export interface TaskStore {
-  /** A task that the same opener made with the same request_id is returned instead, with its digest. */
-  insert(task: NewTask, events: AuditEvent[]): Promise<InsertedTask>;
+  /**
+   * A task that the same opener made with the same request_id is returned instead, with its digest. `locks`: not written,
+   * because a lock was placed or has ended since the epoch.
+   */
+  insert(task: NewTask, events: AuditEvent[]): Promise<InsertedTask | { refused: 'locks' }>;
   /**
    * The same for a task below others (`above`, nearest first), under locks that a close of any of those waits for: it is
    * written before the close, which then closes it too, or not at all.
@@ -58,7 +63,7 @@ export interface TaskStore {
     events: AuditEvent[],
     above: readonly Pick<Task, 'taskId'>[],
     limits: { openChildren: number; openInTree: number },
-  ): Promise<InsertedTask | { refused: ChildRefusal }>;
+  ): Promise<InsertedTask | { refused: ChildRefusal | 'locks' }>;
   /** What this opener made with that request_id. */
   byRequest(
     tenant: string,
@@ -108,6 +113,8 @@ export interface TaskStore {
 export interface LeaseWrite {
   lease: Lease;
   epoch: number;
+  /** Of the locks that it was decided under. */
+  lockEpoch: number;
   /** When the settler looks at it: expiry for an active lease, the end of the issue attempt for a pending one. */
   settleAt: Instant;
   /** The renewed lease ends here at the latest. Set when this write makes a renewal live. */
@@ -120,12 +127,18 @@ export interface LeaseWrite {
 /** Group commit (design §5). */
 export interface LeaseWriter {
   /**
-   * Inserts the lease. False: not written, because the task is not open at that epoch, the request_id is taken, its approval has no use left for it, or the
-   * renewed lease is not active any more; the caller looks which.
+   * Inserts the lease. False: not written, because the task is not open at that epoch, the locks are not those of that
+   * epoch, the request_id is taken, its approval has no use left for it, or the renewed lease is not active any more; the
+   * caller looks which.
    */
   insert(write: LeaseWrite): Promise<boolean>;
-  /** `pending` → `active`, with the handle as it is now known and an end that may have come nearer. False: the task is not open at that epoch, or the lease is not pending any more. */
+  /**
+   * `pending` → `active`, with the handle as it is now known and an end that may have come nearer. False: the task or the
+   * locks are not at that epoch, or the lease is not pending any more.
+   */
   activate(write: LeaseWrite): Promise<boolean>;
+  /** Events of handing out an active lease once more. False: the task or the locks are not at that epoch, or it is not active. */
+  reissue(write: Pick<LeaseWrite, 'lease' | 'epoch' | 'lockEpoch' | 'events'>): Promise<boolean>;
   /** Events without a lease row (a denial). */
   record(events: AuditEvent[]): Promise<void>;
 }
@@ -163,7 +176,7 @@ export interface LeaseStore {
    * Takes an active lease for replacing its secret until `until`: one at a time, on any replica. False when somebody else has
    * it, or it is not active any more.
    */
-  beginReissue(lease: Lease, now: Instant, until: Instant, event: AuditEvent): Promise<boolean>;
+  beginReissue(lease: Lease, now: Instant, until: Instant): Promise<boolean>;
   endReissue(lease: Lease): Promise<void>;
   counts(): Promise<{ open: number; troubled: number }>;
 }
@@ -262,4 +275,6 @@ export interface Wake {
   onPolicy(listener: () => void): () => void;
   /** A signal was reported or cleared (any replica). */
   onSignal(listener: () => void): () => void;
+  /** A lock was placed, or has ended. */
+  onLock(listener: () => void): () => void;
 }

@@ -6,10 +6,12 @@ import type { DecisionFacts } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { auditEvent } from './audit.ts';
 import type { TaskCache } from './issue.ts';
+import type { LockGuard } from './locks/guard.ts';
+import type { Lock } from './locks/model.ts';
 import type { CloseCause, Lease, LeaseSummary, Task, TaskNode, TaskState } from './model.ts';
 import { createOpening, tooLong } from './opening.ts';
 import type { PolicySource } from './policy.ts';
-import type { LeaseStore, Page, TaskStore, Wake } from './store.ts';
+import type { LeaseStore, LeaseWriter, Page, TaskStore, Wake } from './store.ts';
 import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
@@ -41,6 +43,9 @@ export interface TasksOptions {
   facts: DecisionFacts;
   cache: TaskCache;
   wake: Wake;
+  locks: LockGuard;
+  /** Audit events of what was not done. */
+  record: LeaseWriter['record'];
   defaultTtl: Millis;
   maxTtl: Millis;
   /** Wakes this replica's settler. */
@@ -172,6 +177,10 @@ export function createTasks(options: TasksOptions) {
       return due.length;
     },
 
+    /** What is open under a lock. */
+    closeLocked: async (task: Pick<Task, 'tenant' | 'taskId'>, lock: Lock): Promise<Task> =>
+      await closeNow(task, 'locked', 'broker', '', { lock: lock.lockId }),
+
     watch: async function* (caller: Caller, taskId: string, signal: AbortSignal): AsyncIterable<TaskView> {
       let task = await visible(caller, taskId);
       let last = '';
@@ -241,10 +250,12 @@ export function createTasks(options: TasksOptions) {
     cause: CloseCause,
     actor: string,
     justification: string,
+    detail: Record<string, unknown> = {},
   ): Promise<Task> {
     const now = clock.now();
     const event = auditEvent(task, 'task.closed', actor, now, {
       cause,
+      ...detail,
       ...(justification === '' ? {} : { justification }),
     });
     const result = await tasks.close(task.tenant, task.taskId, cause, now, event);

@@ -23,6 +23,13 @@ interface OfTarget {
   target: string;
 }
 
+interface OfLock {
+  tenant: string;
+  lockId: string;
+  scope: string;
+  settle: boolean;
+}
+
 interface OfApproval extends OfTask {
   approvalId: string;
   agent: string;
@@ -52,6 +59,13 @@ export interface DomainEvents {
   'lease.issued': OfLease & { agent: string; expiresAt: number };
   'lease.renewed': OfLease & { agent: string; renewedFrom: string; expiresAt: number };
   'lease.denied': OfTask & { agent: string; tool: string; tier: string; effect: string; policyRule: string };
+  'lease.locked': OfLease & { lockId: string };
+  'task.denied': { tenant: string; agent: string; opener: string; lockId: string };
+  'lock.created': OfLock;
+  'lock.lift_requested': OfLock;
+  'lock.lifted': OfLock;
+  'lock.expired': OfLock;
+  'lock.settled': OfLock;
   'lease.abandoned': OfLease & { reason: string };
   'lease.returned': OfLease;
   /** A policy revision that no longer allows it was applied with `reevaluate`. */

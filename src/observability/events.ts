@@ -122,6 +122,21 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'a credential was denied',
     counter: count('leases_denied', ['tool', 'tier', 'effect']),
   },
+  'lease.locked': {
+    level: 'info',
+    line: 'a credential of a locked tool is being settled',
+    counter: count('leases_locked', ['tool', 'tier', 'provider']),
+  },
+  'task.denied': { level: 'info', line: 'a task was not opened: it is locked', counter: count('tasks_denied', []) },
+  'lock.created': {
+    level: 'warn',
+    line: 'LOCKED: an operator or a detector placed a lock; nothing is issued under it',
+    counter: count('locks_created', ['scope']),
+  },
+  'lock.lift_requested': { level: 'warn', line: 'a person wants a lock lifted; a second one has to agree' },
+  'lock.lifted': { level: 'warn', line: 'a lock was lifted', counter: count('locks_lifted', ['scope']) },
+  'lock.expired': { level: 'warn', line: 'a lock has ended by its time', counter: count('locks_expired', ['scope']) },
+  'lock.settled': { level: 'info', line: 'what was open under a lock is closed' },
   'lease.abandoned': {
     level: 'warn',
     line: 'a credential was made and not handed out; it is being revoked',

@@ -65,20 +65,14 @@ export function createLeaseStore(pool: pg.Pool): LeaseStore {
     abandon: (lease, now, event) => abandon(pool, lease, now, event),
     reopen: (lease, handle, settleAt, event) => reopen(pool, lease, handle, settleAt, event),
 
-    beginReissue: (lease, now, until, event) =>
+    beginReissue: (lease, now, until) =>
       guarded(async () => {
-        const { rows } = await pool.query<{ taken: boolean }>(
-          `WITH written AS (
-            UPDATE leases SET reissuing_until = $4
-            WHERE tenant = $1 AND lease_id = $2 AND state = 'active' AND (reissuing_until IS NULL OR reissuing_until <= $3)
-            RETURNING lease_id
-          ), logged AS (
-            ${auditInsert} ${auditSelect} FROM ${auditUnnest(5)} WHERE EXISTS (SELECT FROM written)
-          )
-          SELECT EXISTS (SELECT FROM written) AS taken`,
-          [lease.tenant, lease.leaseId, new Date(now), new Date(until), ...auditColumns([event])],
+        const { rowCount } = await pool.query(
+          `UPDATE leases SET reissuing_until = $4
+           WHERE tenant = $1 AND lease_id = $2 AND state = 'active' AND (reissuing_until IS NULL OR reissuing_until <= $3)`,
+          [lease.tenant, lease.leaseId, new Date(now), new Date(until)],
         );
-        return rows[0]!.taken;
+        return rowCount === 1;
       }),
 
     endReissue: (lease) =>

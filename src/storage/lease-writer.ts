@@ -3,6 +3,7 @@ import type { AuditEvent } from '../domain/audit.ts';
 import type { LeaseWrite, LeaseWriter } from '../domain/store.ts';
 import { GroupCommit } from './group-commit.ts';
 import { guarded } from './pool.ts';
+import { atLockEpoch } from './lock-gate.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, termsColumn } from './rows.ts';
 import { isDatabaseRefusal, WriterConnection } from './writer-connection.ts';
 
@@ -113,7 +114,7 @@ WITH input AS MATERIALIZED (
     provider, handle, state, revocation_kind, issued_at, expires_at, settle_at, renewed_from,
     renewal_count, line_started_at, policy_revision, policy_rule, supersede_at,
     approval_id, arguments_digest, terms)
-  WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead}
+  WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead} AND ${atLockEpoch('$26')}
 ), ${gate}, ${plain ? '' : `${approvalGate}, ${supersede}, `}written AS (
   INSERT INTO leases (tenant, task_id, lease_id, request_id, agent, workload, tool, tier, provider, handle, state,
     revocation_kind, issued_at, expires_at, settle_at, renewed_from, renewal_count, line_started_at, policy_revision, policy_rule,
@@ -126,7 +127,7 @@ WITH input AS MATERIALIZED (
   ${plain ? '' : `WHERE ${renews} AND ${isApproved}`}
   ON CONFLICT (tenant, task_id, request_id) DO NOTHING
   RETURNING lease_id
-), ${plain ? '' : `${approvalUse}, `}${logged(26)}
+), ${plain ? '' : `${approvalUse}, `}${logged(27)}
 SELECT lease_id FROM written`;
 
 const insertPlain = { name: 'insert-plain-leases', text: insertLeases(true) };
@@ -135,7 +136,9 @@ const insertAny = { name: 'insert-leases', text: insertLeases(false) };
 const activateLeases = `
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[], $8::text[],
-    $9::float8[]) AS i(tenant, task_id, epoch, lease_id, settle_at, renewed_from, supersede_at, handle, expires_at)
+    $9::float8[])
+    AS i(tenant, task_id, epoch, lease_id, settle_at, renewed_from, supersede_at, handle, expires_at)
+  WHERE ${atLockEpoch('$10')}
 ), ${gate}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
@@ -151,7 +154,21 @@ WITH input AS MATERIALIZED (
   FROM passed i
   WHERE ${renews} AND l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'pending'
   RETURNING l.lease_id
-), ${logged(10)}
+), ${logged(11)}
+SELECT lease_id FROM written`;
+
+/** The credential exists already and is handed out again: the same gate, and the event. */
+const reissueLeases = `
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[]) AS i(tenant, task_id, epoch, lease_id)
+  WHERE ${atLockEpoch('$5')}
+), ${gate}, written AS MATERIALIZED (
+  SELECT i.lease_id FROM passed i
+  CROSS JOIN LATERAL (
+    SELECT FROM leases l
+    WHERE l.tenant = i.tenant AND l.lease_id = i.lease_id AND l.state = 'active' AND l.expires_at > clock_timestamp()
+  ) l
+), ${logged(6)}
 SELECT lease_id FROM written`;
 
 const insertEvents = `${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`;
@@ -168,13 +185,20 @@ export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { 
     new GroupCommit<T, R>({ maxBatch: 128, maxQueue: 4_096, flush, isRefusal: isDatabaseRefusal });
 
   const inserts = lane<LeaseWrite, boolean>(async (writes) => {
-    const plain = writes.every((write) => write.supersedeAt === undefined && write.approval === undefined);
+    const current = ofNewestLocks(writes);
+    const plain = current.every((write) => write.supersedeAt === undefined && write.approval === undefined);
     const { name, text } = plain ? insertPlain : insertAny;
-    const result = await connections[0]!.query(name, text, insertValues(writes));
+    const result = await connections[0]!.query(name, text, insertValues(current));
     return written(writes, result);
   });
   const activations = lane<LeaseWrite, boolean>(async (writes) => {
-    const result = await connections[1]!.query('activate-leases', activateLeases, activateValues(writes));
+    const values = activateValues(ofNewestLocks(writes));
+    const result = await connections[1]!.query('activate-leases', activateLeases, values);
+    return written(writes, result);
+  });
+  const reissues = lane<Reissue, boolean>(async (writes) => {
+    const values = reissueValues(ofNewestLocks(writes));
+    const result = await connections[2]!.query('reissue-leases', reissueLeases, values);
     return written(writes, result);
   });
   const records = lane<AuditEvent[], void>(async (batches) => {
@@ -185,15 +209,26 @@ export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { 
   return {
     insert: (write) => guarded(() => inserts.write(write)),
     activate: (write) => guarded(() => activations.write(write)),
+    reissue: (write) => guarded(() => reissues.write(write)),
     record: (events) => guarded(() => records.write(events)),
     close: async () => {
-      await Promise.all([inserts.drained(), activations.drained(), records.drained()]);
+      await Promise.all([inserts.drained(), activations.drained(), reissues.drained(), records.drained()]);
       await Promise.all(connections.map((connection) => connection.close()));
     },
   };
 }
 
-function written(writes: readonly LeaseWrite[], result: pg.QueryResult): boolean[] {
+type Reissue = Parameters<LeaseWriter['reissue']>[0];
+
+/** One statement is of one epoch. What was decided under an earlier one is decided again. */
+function ofNewestLocks<T extends Pick<LeaseWrite, 'lockEpoch'>>(writes: readonly T[]): readonly T[] {
+  const newest = Math.max(...writes.map(({ lockEpoch }) => lockEpoch));
+  return writes.every(({ lockEpoch }) => lockEpoch === newest)
+    ? writes
+    : writes.filter(({ lockEpoch }) => lockEpoch === newest);
+}
+
+function written(writes: readonly Pick<LeaseWrite, 'lease'>[], result: pg.QueryResult): boolean[] {
   const ids = new Set(result.rows.map((row: { lease_id: string }) => row.lease_id));
   return writes.map((write) => ids.has(write.lease.leaseId));
 }
@@ -226,6 +261,7 @@ function insertValues(writes: readonly LeaseWrite[]): unknown[] {
     column((w) => w.approval?.approvalId ?? null),
     column((w) => w.approval?.argumentsDigest ?? null),
     column((w) => termsColumn(w.lease.terms)),
+    writes[0]!.lockEpoch,
     ...auditColumns(writes.flatMap((w) => w.events)),
   ];
 }
@@ -242,6 +278,19 @@ function activateValues(writes: readonly LeaseWrite[]): unknown[] {
     column((w) => w.supersedeAt ?? null),
     column((w) => w.lease.handle),
     column((w) => w.lease.expiresAt),
+    writes[0]!.lockEpoch,
+    ...auditColumns(writes.flatMap((w) => w.events)),
+  ];
+}
+
+function reissueValues(writes: readonly Reissue[]): unknown[] {
+  const column = (value: (write: Reissue) => unknown) => writes.map(value);
+  return [
+    column((w) => w.lease.tenant),
+    column((w) => w.lease.taskId),
+    column((w) => w.epoch),
+    column((w) => w.lease.leaseId),
+    writes[0]!.lockEpoch,
     ...auditColumns(writes.flatMap((w) => w.events)),
   ];
 }

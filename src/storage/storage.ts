@@ -6,6 +6,7 @@ import { createFactsStore } from './facts-store.ts';
 import { createLeaseCareStore } from './lease-care-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
+import { createLockStore } from './lock-store.ts';
 import { checkSchema } from './migrate.ts';
 import { createNotificationStore, type Outbox } from './notification-store.ts';
 import { createDecisionStore } from './decision-store.ts';
@@ -42,6 +43,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       leases: createLeaseStore(pool),
       leaseCare: createLeaseCareStore(pool),
       taskTokens: createTaskTokenStore(pool),
+      locks: createLockStore(pool),
       writer,
       calls,
       facts: createFactsStore(pool),

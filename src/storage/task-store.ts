@@ -3,6 +3,7 @@ import type { AuditEvent } from '../domain/audit.ts';
 import type { CloseCause, Task } from '../domain/model.ts';
 import type { InsertedTask, NewTask, TaskFilter, TaskStore } from '../domain/store.ts';
 import type { Instant } from '../domain/time.ts';
+import { atLockEpoch } from './lock-gate.ts';
 import { guarded } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from './rows.ts';
 import { taskByRequest, taskColumns, taskValues } from './task-rows.ts';
@@ -56,25 +57,31 @@ export function createTaskStore(pool: pg.Pool): TaskStore {
   };
 }
 
-async function insert(pool: pg.Pool, task: NewTask, events: AuditEvent[]): Promise<InsertedTask> {
+async function insert(
+  pool: pg.Pool,
+  task: NewTask,
+  events: AuditEvent[],
+): Promise<InsertedTask | { refused: 'locks' }> {
   return await guarded(async () => {
     // One statement, one transaction. Unique (tenant, opener, request_id) makes a retry find the first task.
     const { rows } = await pool.query({
       name: 'insert-task',
       text: `WITH written AS (
           INSERT INTO tasks (${taskColumns})
-          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13, $14, $15, $16)
+          SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::timestamptz, $14::timestamptz,
+            $15::bigint, $16::timestamptz
+          WHERE ${atLockEpoch('$17')}
           ON CONFLICT (tenant, opener, request_id) DO NOTHING
           RETURNING *
         ), logged AS (
-          ${auditInsert} ${auditSelect} FROM ${auditUnnest(17)} WHERE EXISTS (SELECT FROM written)
+          ${auditInsert} ${auditSelect} FROM ${auditUnnest(18)} WHERE EXISTS (SELECT FROM written)
         )
         SELECT * FROM written`,
-      values: [...taskValues(task), ...auditColumns(events)],
+      values: [...taskValues(task), task.lockEpoch, ...auditColumns(events)],
     });
     if (rows[0]) return { task: taskFromRow(rows[0]), inserted: true, requestDigest: task.requestDigest };
     const existing = await taskByRequest(pool, task.tenant, task.opener, task.requestId);
-    return { ...existing!, inserted: false };
+    return existing === undefined ? { refused: 'locks' } : { ...existing, inserted: false };
   });
 }
 

@@ -4,6 +4,7 @@ import type { AuditEvent } from '../domain/audit.ts';
 import type { Task } from '../domain/model.ts';
 import type { InsertedTask, NewTask } from '../domain/store.ts';
 import type { Instant } from '../domain/time.ts';
+import { atLockEpoch } from './lock-gate.ts';
 import { transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from './rows.ts';
 import { taskByRequest, taskColumns, taskValues } from './task-rows.ts';
@@ -56,7 +57,7 @@ export async function insertBelow(
   events: AuditEvent[],
   above: readonly Pick<Task, 'taskId'>[],
   limits: { openChildren: number; openInTree: number },
-): Promise<InsertedTask | { refused: ChildRefusal }> {
+): Promise<InsertedTask | { refused: ChildRefusal | 'locks' }> {
   return await transaction(pool, async (client) => {
     // One after the other for a parent: the count of its children holds.
     await client.query({
@@ -74,6 +75,7 @@ export async function insertBelow(
           ORDER BY t.tenant, t.task_id FOR SHARE
         ), standing AS MATERIALIZED (
           SELECT
+            ${atLockEpoch(`$${first + 3}`)} AS unlocked,
             (SELECT count(*) FROM above a WHERE a.state = 'open' AND a.deadline > clock_timestamp())
               = cardinality($${first}::text[]) AS open,
             (SELECT bool_and(a.deadline >= $14) FROM above a) AS within,
@@ -86,11 +88,11 @@ export async function insertBelow(
           INSERT INTO tasks (${taskColumns})
           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::timestamptz, $14::timestamptz,
             $15::bigint, $16::timestamptz
-          FROM standing s WHERE s.open AND s.within AND s.room AND s.room_in_tree
+          FROM standing s WHERE s.unlocked AND s.open AND s.within AND s.room AND s.room_in_tree
           ON CONFLICT (tenant, opener, request_id) DO NOTHING
           RETURNING *
         ), logged AS (
-          ${auditInsert} ${auditSelect} FROM ${auditUnnest(first + 3)} WHERE EXISTS (SELECT FROM written)
+          ${auditInsert} ${auditSelect} FROM ${auditUnnest(first + 4)} WHERE EXISTS (SELECT FROM written)
         )
         SELECT s.*, w.* FROM standing s LEFT JOIN written w ON true`,
       values: [
@@ -98,6 +100,7 @@ export async function insertBelow(
         above.map(({ taskId }) => taskId),
         limits.openChildren,
         limits.openInTree,
+        task.lockEpoch,
         ...auditColumns(events),
       ],
     });
@@ -112,12 +115,14 @@ export async function insertBelow(
 }
 
 interface Standing {
+  unlocked: boolean;
   open: boolean;
   within: boolean;
   room: boolean;
 }
 
-function refusalOf({ open, within, room }: Standing): ChildRefusal {
+function refusalOf({ unlocked, open, within, room }: Standing): ChildRefusal | 'locks' {
+  if (!unlocked) return 'locks';
   if (!open) return 'closed';
   if (!within) return 'deadline';
   return room ? 'tree' : 'children';

@@ -6,6 +6,7 @@ import type { Wake } from '../domain/store.ts';
 export const channel = 'leasehold_task';
 export const policyChannel = 'leasehold_policy';
 export const signalChannel = 'leasehold_signal';
+export const lockChannel = 'leasehold_lock';
 
 /** Sent at commit, to every replica. */
 export async function notifyTask(client: Pick<pg.ClientBase, 'query'>, tenant: string, taskId: string): Promise<void> {
@@ -55,6 +56,10 @@ export function createWake(config: pg.ClientConfig): Wake & { close(): Promise<v
       emitter.on('signal', listener);
       return () => emitter.off('signal', listener);
     },
+    onLock: (listener) => {
+      emitter.on('lock', listener);
+      return () => emitter.off('lock', listener);
+    },
     close: async () => {
       stopping.abort();
       await running;
@@ -71,12 +76,8 @@ async function listen(config: pg.ClientConfig, emitter: EventEmitter, signal: Ab
         client.on('end', resolve);
         signal.addEventListener('abort', () => resolve(), { once: true });
         client.on('notification', ({ channel: heard, payload }) => {
-          if (heard === policyChannel) {
-            emitter.emit('policy');
-            return;
-          }
-          if (heard === signalChannel) {
-            emitter.emit('signal');
+          if (heard !== channel) {
+            emitter.emit(heard === policyChannel ? 'policy' : heard === signalChannel ? 'signal' : 'lock');
             return;
           }
           const [tenant, ...taskIds] = (payload ?? '').split(' ');
@@ -84,7 +85,9 @@ async function listen(config: pg.ClientConfig, emitter: EventEmitter, signal: Ab
         });
         client
           .connect()
-          .then(() => client.query(`LISTEN ${channel}; LISTEN ${policyChannel}; LISTEN ${signalChannel}`))
+          .then(() =>
+            client.query(`LISTEN ${channel}; LISTEN ${policyChannel}; LISTEN ${signalChannel}; LISTEN ${lockChannel}`),
+          )
           .catch(reject);
       });
     } catch {

@@ -5,6 +5,7 @@ import type { Lease, Task } from '../../src/domain/model.ts';
 import type { Storage } from '../../src/storage/storage.ts';
 import {
   createBrokerDatabase,
+  insertedTask,
   leaseOf,
   newId,
   openTestStorage,
@@ -31,7 +32,7 @@ const outbox = { endpoints: [], newId };
 const limits = { maxPending: 100, since: 0, maxSince: 10_000 };
 
 async function openedTask(): Promise<Task> {
-  return (await first.tasks.insert(taskOf(), [])).task;
+  return insertedTask(await first.tasks.insert(taskOf(), []));
 }
 
 /** An approval of this task as people have given it. */

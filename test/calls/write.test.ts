@@ -4,7 +4,7 @@ import type { ToolCall } from '../../src/domain/calls/model.ts';
 import { auditEvent } from '../../src/domain/audit.ts';
 import type { Task } from '../../src/domain/model.ts';
 import { openStorage, type Storage } from '../../src/storage/storage.ts';
-import { createBrokerDatabase, newId, rows, taskOf, type BrokerDatabase } from '../support/storage.ts';
+import { createBrokerDatabase, insertedTask, newId, rows, taskOf, type BrokerDatabase } from '../support/storage.ts';
 
 let database: BrokerDatabase;
 let storage: Storage;
@@ -22,7 +22,7 @@ afterAll(async () => {
 });
 
 async function openTask(): Promise<Task> {
-  return (await storage.tasks.insert(taskOf(), [])).task;
+  return insertedTask(await storage.tasks.insert(taskOf(), []));
 }
 
 function callOf(task: Task, overrides: Partial<ToolCall> = {}): ToolCall {

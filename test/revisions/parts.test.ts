@@ -11,7 +11,16 @@ import type { PolicyRevision } from '../../src/domain/policy.ts';
 import { compilePolicy } from '../../src/policy/compile.ts';
 import { gitCommit } from '../../src/policy/git-checkout.ts';
 import type { Storage } from '../../src/storage/storage.ts';
-import { createBrokerDatabase, leaseOf, newId, openTestStorage, rows, taskOf, writeOf } from '../support/storage.ts';
+import {
+  createBrokerDatabase,
+  insertedTask,
+  leaseOf,
+  newId,
+  openTestStorage,
+  rows,
+  taskOf,
+  writeOf,
+} from '../support/storage.ts';
 import type { BrokerDatabase } from '../support/storage.ts';
 
 describe('the commit of a checkout', () => {
@@ -145,7 +154,7 @@ describe('deciding open leases again', () => {
 
   test('takes 1,200 in bounded batches, by two replicas at once, each lease once', async () => {
     const wanted = taskOf();
-    const { task } = await storage.tasks.insert(wanted, []);
+    const task = insertedTask(await storage.tasks.insert(wanted, []));
     const leases = Array.from({ length: 1_200 }, (_, index) =>
       leaseOf(task, { agent: index % 2 === 0 ? 'odd' : 'even' }),
     );

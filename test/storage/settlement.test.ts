@@ -4,6 +4,7 @@ import type { Lease, Task } from '../../src/domain/model.ts';
 import type { Storage } from '../../src/storage/storage.ts';
 import {
   createBrokerDatabase,
+  insertedTask,
   leaseOf,
   openTestStorage,
   rows,
@@ -23,7 +24,8 @@ afterAll(async () => {
   await database.drop();
 });
 
-const openTask = async (overrides: Partial<Task> = {}) => (await storage.tasks.insert(taskOf(overrides), [])).task;
+const openTask = async (overrides: Partial<Task> = {}) =>
+  insertedTask(await storage.tasks.insert(taskOf(overrides), []));
 const closeTask = (task: Task) =>
   storage.tasks.close(
     task.tenant,

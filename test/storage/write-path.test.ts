@@ -6,6 +6,7 @@ import type { Storage } from '../../src/storage/storage.ts';
 import { asSuperuser } from '../support/postgres.ts';
 import {
   createBrokerDatabase,
+  insertedTask,
   leaseOf,
   openTestStorage,
   rows,
@@ -29,7 +30,7 @@ afterAll(async () => {
 });
 
 async function openTask(overrides: Partial<Task> = {}): Promise<Task> {
-  return (await storage.tasks.insert(taskOf(overrides), [])).task;
+  return insertedTask(await storage.tasks.insert(taskOf(overrides), []));
 }
 
 const closeEvent = (task: Task) => auditEvent(task, 'task.closed', 'test', Date.now(), {});

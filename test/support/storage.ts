@@ -67,8 +67,15 @@ export function taskOf(overrides: Partial<Task> = {}) {
     openedAt: now,
     deadline: now + 3_600_000,
     heartbeatInterval: undefined,
+    lockEpoch: 1,
     ...overrides,
   };
+}
+
+/** The task that a store was given: no lock stood in its way. */
+export function insertedTask(result: Awaited<ReturnType<Storage['tasks']['insert']>>): Task {
+  if ('refused' in result) throw new Error(`the task was not written: ${result.refused}`);
+  return result.task;
 }
 
 export function leaseOf(task: Pick<Task, 'tenant' | 'taskId'>, overrides: Partial<Lease> = {}): Lease {
@@ -107,6 +114,7 @@ export function writeOf(task: Task, lease: Lease, overrides: Partial<LeaseWrite>
   return {
     lease,
     epoch: task.epoch,
+    lockEpoch: 1,
     settleAt: lease.expiresAt,
     supersedeAt: undefined,
     events: [auditEvent(task, 'lease.issued', lease.workload, Date.now(), { tool: lease.tool }, lease.leaseId)],

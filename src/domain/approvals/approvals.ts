@@ -6,6 +6,7 @@ import { BrokerError, fieldInvalid } from '../errors.ts';
 import { loadFacts, needsOf, tasksAbove } from '../delegation/chain.ts';
 import type { DecisionFacts } from '../facts.ts';
 import type { NewId } from '../ids.ts';
+import { lockedError, type LockGuard } from '../locks/guard.ts';
 import type { ToolAccess } from '../model.ts';
 import type { PolicyRevision, PolicySource } from '../policy.ts';
 import type { Page, TaskStore, Wake } from '../store.ts';
@@ -27,6 +28,7 @@ export interface ApprovalsOptions {
   facts: DecisionFacts;
   groupsOf: GroupsOf;
   limits: FatigueLimits;
+  locks: LockGuard;
   wake: Wake;
   sleep: (ms: Millis, signal: AbortSignal) => Promise<void>;
   /** Throws when this replica must not decide (its clock is off). */
@@ -150,6 +152,9 @@ export function createApprovals(options: ApprovalsOptions) {
       for (const [index, action] of actions.entries()) {
         const { access } = action;
         checkAction(index, action, revision);
+        // Nobody is asked about what would be refused all the same.
+        const { lock } = await options.locks.standing(task, task.agentWorkload, access);
+        if (lock !== undefined) throw lockedError(lock, { tool: access.tool, tier: access.tier });
         const needs = needsOf(revision, task, above, access, false, now);
         const decision = decide(revision, task, access, {
           workload: task.agentWorkload,

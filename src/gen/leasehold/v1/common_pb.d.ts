@@ -709,6 +709,13 @@ export enum CloseCause {
    * @generated from enum value: CLOSE_CAUSE_PARENT_CLOSED = 4;
    */
   PARENT_CLOSED = 4,
+
+  /**
+   * A lock that settles was placed on it.
+   *
+   * @generated from enum value: CLOSE_CAUSE_LOCKED = 5;
+   */
+  LOCKED = 5,
 }
 
 /**

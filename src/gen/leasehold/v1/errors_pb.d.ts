@@ -327,6 +327,21 @@ export enum ErrorReason {
   DELEGATION_REFUSED = 40,
 
   /**
+   * FAILED_PRECONDITION: an operator's lock is in force; nothing is issued before it has ended. Metadata `scope` says what is
+   * locked.
+   *
+   * @generated from enum value: ERROR_REASON_LOCKED = 90;
+   */
+  LOCKED = 90,
+
+  /**
+   * NOT_FOUND: no such lock that this caller may see.
+   *
+   * @generated from enum value: ERROR_REASON_LOCK_NOT_FOUND = 91;
+   */
+  LOCK_NOT_FOUND = 91,
+
+  /**
    * NOT_FOUND: no such signal of this caller, or its source has said something newer.
    *
    * @generated from enum value: ERROR_REASON_SIGNAL_NOT_FOUND = 70;
