@@ -17,7 +17,7 @@ export function taskExtend(parent: Command): void {
     summary: 'Move the deadline of a task',
     description:
       'Moves the deadline of a task, later or earlier, within the longest life that the broker allows. Credentials never ' +
-      'outlive it. To repeat a call with --request-id, give the same --deadline.',
+      'outlive it: it cannot be earlier than the end of one that cannot be revoked. To repeat a call with --request-id, give the same --deadline.',
     examples: [
       ['leasehold task extend tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --ttl 30m', 'half an hour from now'],
       [

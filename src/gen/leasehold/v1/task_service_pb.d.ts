@@ -573,7 +573,8 @@ export declare type ExtendTaskRequest = Message<"leasehold.v1.ExtendTaskRequest"
   taskId: string;
 
   /**
-   * The new deadline. It may be earlier than the present one: credentials then end earlier as well.
+   * The new deadline. It may be earlier than the present one: credentials then end earlier as well. It cannot be before the
+   * end of a credential that nothing ends before its time (DEADLINE_TOO_CLOSE, metadata `earliest`).
    *
    * @generated from field: google.protobuf.Timestamp deadline = 3;
    */
