@@ -6,10 +6,12 @@ import type { PolicySource } from './domain/policy.ts';
 import { createSignalBoard } from './domain/signals/board.ts';
 import { withSignals } from './domain/signals/facts.ts';
 import { createSignalReevaluator } from './domain/signals/reevaluation.ts';
+import { createReviews } from './domain/signals/reviews.ts';
 import { createSignals, type Signals } from './domain/signals/signals.ts';
 import type { SignalBoard } from './domain/signals/store.ts';
 import type { Emit } from './domain/telemetry.ts';
 import type { Clock, Millis } from './domain/time.ts';
+import type { Observability } from './observability/observability.ts';
 import type { HttpRoute } from './server/http-route.ts';
 import { securityEventRoute, type SecurityEventRouteOptions } from './signal-routes.ts';
 import type { Storage } from './storage/storage.ts';
@@ -18,11 +20,13 @@ import type { Loop } from './workers/loop.ts';
 export interface SignalWiring {
   clock: Clock;
   newId: NewId;
+  tenant: string;
   policy: PolicySource;
   storage: Storage;
   maxInForce: number;
   worker: (name: string, interval: Millis, round: () => Promise<boolean>) => Loop;
   kickSettler: () => void;
+  observability: Observability;
   emit: Emit;
   onClose: (close: () => void) => void;
 }
@@ -95,5 +99,18 @@ export function wireSignals(wiring: SignalWiring): WiredSignals {
     kick: () => reevaluating.kick(),
     emit,
   });
+  const reviews = createReviews({ clock, policy, board, signals, tenant: wiring.tenant });
+  wiring.worker('reviews', 10_000, async () => {
+    await reviews.tick();
+    return false;
+  });
+  wiring.observability.gauge(
+    'agents_review_overdue',
+    'Registered agents whose review is overdue.',
+    () => reviews.overdue().length,
+  );
+  wiring.observability.gauge('signals_in_force', 'Signals in force, as this replica has them at hand.', () =>
+    board.count(wiring.tenant, clock.now()),
+  );
   return { board, facts, signals };
 }

@@ -32,6 +32,7 @@ import { createLocks } from './domain/locks/locks.ts';
 import { createLockSettling } from './domain/locks/settling.ts';
 import { openLockWatch } from './domain/locks/watch.ts';
 import type { Provider } from './domain/provider.ts';
+import { createDetectors } from './domain/detectors/detectors.ts';
 import { createExplanations } from './domain/explanations.ts';
 import { createReporter } from './domain/report.ts';
 import { createReevaluator } from './domain/reevaluation.ts';
@@ -243,11 +244,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const { signals, facts } = wireSignals({
       clock,
       newId,
+      tenant,
       policy,
       storage,
       maxInForce: config.signals.maxInForce,
       worker,
       kickSettler: () => settling.kick(),
+      observability,
       emit,
       onClose: (close) => void closers.push(close),
     });
@@ -416,7 +419,16 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     });
 
     const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+    const detectors = createDetectors({
+      clock,
+      policy,
+      settings: config.signals.detectors,
+      signals,
+      newRequestId: randomUUID,
+      emit,
+    });
     const toolCalls = createToolCalls({
+      onRecorded: (call) => detectors.observe(call),
       clock,
       newId,
       policy,

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { agentList } from './commands/agent-list.ts';
 import { approvalBreakGlass } from './commands/approval-break-glass.ts';
 import { approvalApprove, approvalDeny } from './commands/approval-decide.ts';
 import { approvalGet } from './commands/approval-get.ts';
@@ -103,6 +104,7 @@ export function buildProgram(): Command {
   const lease = group(program, 'lease', 'List leases, and see to those that could not be revoked');
   for (const add of [leaseList, leaseGet, leaseSettle, leaseAbandon]) add(lease);
   toolList(group(program, 'tool', 'List tools'));
+  agentList(group(program, 'agent', 'List agents'));
   auditList(group(program, 'audit', 'Read the audit trail'));
   status(program);
 

@@ -1,4 +1,6 @@
 import type { Role } from '../domain/caller.ts';
+import type { DetectorSettings } from '../domain/detectors/detector.ts';
+import type { DetectorName } from '../domain/detectors/detectors.ts';
 import type { Millis } from '../domain/time.ts';
 import type { SecretSource } from './secret-source.ts';
 
@@ -157,6 +159,7 @@ export interface SignalsConfig {
   /** Most signals in force in a tenant. */
   maxInForce: number;
   transmitters: readonly TransmitterConfig[];
+  detectors: Readonly<Record<DetectorName, DetectorSettings>>;
 }
 
 /** Who may push security event tokens. */

@@ -178,6 +178,12 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     calls: { ...raw.calls },
     signals: {
       ...raw.signals,
+      detectors: Object.fromEntries(
+        Object.entries(raw.signals.detectors).map(([name, { window, keep, ...settings }]) => [
+          name,
+          { ...settings, window: millis(window), keep: keep === undefined ? undefined : millis(keep) },
+        ]),
+      ) as Config['signals']['detectors'],
       transmitters: raw.signals.transmitters.map((transmitter) => ({
         ...transmitter,
         jwksUri: transmitter.jwksUri,

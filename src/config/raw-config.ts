@@ -1,3 +1,5 @@
+import type { DetectorName } from '../domain/detectors/detectors.ts';
+
 /** The document as written, once the schema has checked it and filled in defaults. Kept in step with `config.schema.json`. */
 export interface RawConfig {
   broker: { issuer: string };
@@ -69,7 +71,11 @@ export interface RawConfig {
     }[];
   };
   calls: { maxPerTask: number };
-  signals: { maxInForce: number; transmitters: RawTransmitter[] };
+  signals: {
+    maxInForce: number;
+    transmitters: RawTransmitter[];
+    detectors: Record<DetectorName, { enabled: boolean; threshold: number; window: string; keep?: string }>;
+  };
   locks: { maxTtl: string; peopleToLift: number };
   targets: Record<string, RawTarget>;
   vault: Record<string, RawVault>;

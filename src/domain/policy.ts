@@ -8,6 +8,8 @@ export interface ToolTier {
   /** `jwt`, or the provider kind that `options` is for. */
   provider: string;
   revocation: RevocationKind;
+  /** Nobody should ever use it: a use is told as a signal. */
+  canary?: boolean;
   ttl: { min: Millis; default: Millis; max: Millis };
   /** What the agent may do, for `authorization_details` (RFC 9396). */
   actions: readonly string[];

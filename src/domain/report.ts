@@ -1,6 +1,7 @@
 import { controls, type Control } from './frameworks.ts';
 import { tiers, type RevocationKind, type Tier, type ToolAccess } from './model.ts';
 import type { Agent, PolicyRevision, PolicySource } from './policy.ts';
+import { reviewEnd } from './review.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
 export interface Use extends ToolAccess {
@@ -211,8 +212,8 @@ function grantingRule(
 }
 
 function reviewOf(agent: Agent, now: Instant, ahead: Millis): Review {
-  if (agent.reviewBy === undefined) return 'none';
-  const end = Date.parse(agent.reviewBy) + 86_400_000;
+  const end = reviewEnd(agent);
+  if (end === undefined) return 'none';
   if (now >= end) return 'overdue';
   return now + ahead >= end ? 'due' : 'later';
 }

@@ -74,6 +74,7 @@ export interface DomainEvents {
   'lease.stopped': OfLease & { policyRule: string; signalToDecisionMs: number };
   'signal.reported': OfSignal;
   'signal.cleared': OfSignal;
+  'detector.fired': { tenant: string; detector: string; subjectKind: string };
   'lease.settled': OfSettlement & { outcome: string; cause: string; attempts: number };
   'lease.irrevocable': OfSettlement & { attempts: number; error: unknown };
   /** An irrevocable one was revoked after all. */

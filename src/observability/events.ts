@@ -162,6 +162,11 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'a signal is in force',
     counter: count('signals_reported', ['subjectKind', 'kind']),
   },
+  'detector.fired': {
+    level: 'warn',
+    line: 'a detector found recorded calls suspicious, and says so as a signal',
+    counter: count('detectors_fired', ['detector']),
+  },
   'signal.cleared': {
     level: 'info',
     line: 'a signal was taken back',

@@ -4,6 +4,7 @@ import { rateKey } from '../domain/facts.ts';
 import type { Agent, DecisionInput, Tool } from '../domain/policy.ts';
 import { subjectKinds } from '../domain/signals/model.ts';
 import type { SignalFact, SubjectKind } from '../domain/signals/model.ts';
+import { reviewOverdue } from '../domain/review.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import { wallClock } from './wall-clock.ts';
 
@@ -29,11 +30,6 @@ export class AgentView {
     this.reviewBy = agent.reviewBy === undefined ? undefined : new Date(agent.reviewBy);
     this.overdue = reviewOverdue(agent, now);
   }
-}
-
-/** The day of the review is still in time, wherever its owner is. */
-export function reviewOverdue(agent: Pick<Agent, 'reviewBy'>, now: Instant): boolean {
-  return agent.reviewBy !== undefined && now >= Date.parse(agent.reviewBy) + 86_400_000;
 }
 
 export class ToolView {

@@ -257,6 +257,7 @@ function tierOf(tier: TierSpec, tool: ToolDocument, defaults: DefaultsDocument |
   return {
     provider: tier.provider,
     revocation: tier.revocation,
+    ...(tier.canary === true ? { canary: true } : {}),
     ttl: ttlOf(defaults, tool, tier),
     actions: tier.actions ?? [],
     ...(tier.arguments === undefined ? {} : { arguments: argumentsOf(tier.arguments) }),

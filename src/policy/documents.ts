@@ -58,6 +58,7 @@ export type ProviderName = 'jwt' | 'postgres' | 'vault';
 export interface TierSpec {
   provider: string;
   revocation: RevocationKind;
+  canary?: boolean;
   ttl?: TtlSpec;
   actions?: string[];
   arguments?: Record<string, Partial<ArgumentSpec> & Pick<ArgumentSpec, 'type'>>;

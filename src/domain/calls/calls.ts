@@ -61,6 +61,8 @@ export interface ToolCallsOptions {
   /** `sha256` in lower-case hex. */
   sha256: (text: string) => string;
   emit: Emit;
+  /** For detectors: told of every record after its commit, and has to be quick. */
+  onRecorded?: (call: ToolCall) => void;
   /** For detectors: told after the commit, and has to be quick. */
   onViolation?: (raised: RaisedCall) => void;
 }
@@ -299,6 +301,7 @@ export function createToolCalls(options: ToolCallsOptions) {
   function tell(call: ToolCall): void {
     emit('call.recorded', { ...callFields(call), reporter: call.reporter, isOver: call.end !== undefined });
     raise(call, call.violations);
+    options.onRecorded?.(call);
   }
 
   function raise(call: ToolCall, violations: readonly CallViolation[]): void {
