@@ -9,6 +9,7 @@ import { approvalWatch } from './commands/approval-watch.ts';
 import { auditList } from './commands/audit-list.ts';
 import { callBegin } from './commands/call-begin.ts';
 import { callEnd } from './commands/call-end.ts';
+import { callGet } from './commands/call-get.ts';
 import { callList } from './commands/call-list.ts';
 import { callRecord } from './commands/call-record.ts';
 import { completion } from './commands/completion.ts';
@@ -85,7 +86,7 @@ export function buildProgram(): Command {
   for (const add of [credentialIssue, credentialRenew, credentialReturn, credentialStream]) add(credential);
 
   const call = group(program, 'call', 'Record tool calls, and list them');
-  for (const add of [callBegin, callEnd, callRecord, callList]) add(call);
+  for (const add of [callBegin, callEnd, callRecord, callGet, callList]) add(call);
 
   const approval = group(program, 'approval', 'Decide what needs people, and ask for it');
   for (const add of [

@@ -124,10 +124,10 @@ function reporterOf(detail: Detail): Voucher {
 }
 
 function target(detail: Detail): string {
-  const at = detail['target'] as Record<string, string> | undefined;
-  if (at === undefined) return '';
-  if (at['host'] === undefined) return at['resource'] === undefined ? '' : ` at ${at['resource']}`;
-  return ` at ${at['host']}:${at['port'] ?? ''}/${at['database'] ?? ''} as ${at['role'] ?? ''}`;
+  const at = (detail['target'] ?? {}) as Record<string, string | undefined>;
+  if (at['host'] !== undefined) return ` at ${at['host']}:${at['port']}/${at['database']} as ${at['role']}`;
+  const where = [at['address'] ?? at['server'] ?? at['resource'], at['path']].filter((part) => part !== undefined);
+  return where.length === 0 ? '' : ` at ${where.join(' ')}`;
 }
 
 /** Times that are the reporter's word; else the entry's own time says when. */

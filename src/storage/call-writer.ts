@@ -31,13 +31,13 @@ WITH input AS MATERIALIZED (
     workload, chain, tool, tier, lease_id, action, arguments_digest, arguments, target,
     about_call_id, peer_workload, peer_address, times_stated, started_at, recorded_at, ended_at, outcome,
     error, effect, violations)
-), settled AS MATERIALIZED (
-  SELECT t.tenant, t.task_id
+), gate AS MATERIALIZED (
+  -- Every task is locked, settled or not: a condition here would be tried on the row as it was before the wait.
+  SELECT t.tenant, t.task_id, t.settled_at
   FROM (SELECT DISTINCT tenant, task_id FROM input WHERE ended_at IS NULL ORDER BY tenant, task_id) i
   CROSS JOIN LATERAL (
     SELECT t.tenant, t.task_id, t.settled_at FROM tasks t WHERE t.tenant = i.tenant AND t.task_id = i.task_id FOR SHARE
   ) t
-  WHERE t.settled_at IS NOT NULL
 ), written AS (
   INSERT INTO tool_calls (tenant, call_id, task_id, root_task_id, request_id, request_digest, reporter, reported_by, agent,
     workload, chain, tool, tier, lease_id, action, arguments_digest, arguments, target, about_call_id, peer_workload,
@@ -47,7 +47,8 @@ WITH input AS MATERIALIZED (
     i.about_call_id, i.peer_workload, i.peer_address, i.times_stated, to_timestamp(i.started_at / 1000),
     to_timestamp(i.recorded_at / 1000), to_timestamp(i.ended_at / 1000), i.outcome, i.error, i.effect::json,
     string_to_array(i.violations, ','),
-    CASE WHEN i.ended_at IS NULL AND ((i.tenant, i.task_id) IN (SELECT s.tenant, s.task_id FROM settled s)) IS TRUE
+    CASE WHEN i.ended_at IS NULL
+        AND ((i.tenant, i.task_id) IN (SELECT g.tenant, g.task_id FROM gate g WHERE g.settled_at IS NOT NULL)) IS TRUE
       THEN to_timestamp(i.recorded_at / 1000) END
   FROM input i
   ON CONFLICT (tenant, task_id, reported_by, request_id) DO NOTHING

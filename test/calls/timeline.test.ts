@@ -138,6 +138,9 @@ test('the command line records calls, lists them and tells the timeline', async 
     as('agent/analyst'),
   );
   expect(ended.stdout).toMatch(/^error +password=\[redacted\] {2}\[self\]$/m);
+  const got = await runCli(['call', 'get', callId], as('auditor'));
+  const withoutAges = (text: string) => text.replace(/\((?:now|[^()]* ago)\)/g, '');
+  expect(withoutAges(got.stdout)).toBe(withoutAges(ended.stdout));
   const listed = await runCli(['call', 'list', '--task', taskId, '--json'], as('auditor'));
   expect((JSON.parse(listed.stdout) as { calls: object[] }).calls).toHaveLength(2);
   const raised = await runCli(['call', 'list', '--task', taskId, '--raised'], as('auditor'));

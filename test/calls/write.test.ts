@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { recordedEvents } from '../../src/domain/calls/events.ts';
 import type { ToolCall } from '../../src/domain/calls/model.ts';
@@ -176,6 +177,27 @@ test('calls that begin while their task settles are never left running, on two r
     expect(running[0]!.n).toBe(0);
     const [settled] = await rows(database.url, 'SELECT settled_at FROM tasks WHERE task_id = $1', [task.taskId]);
     expect(settled!.settled_at).not.toBeNull();
+  }
+});
+
+test('a call that waits for the settlement of its task is unfinished from the start', async () => {
+  const task = await openTask();
+  const settling = new pg.Client({ connectionString: database.url });
+  await settling.connect();
+  try {
+    await settling.query('BEGIN');
+    await settling.query(
+      "UPDATE leasehold.tasks SET state = 'closed', closed_at = now(), settled_at = now() WHERE task_id = $1",
+      [task.taskId],
+    );
+    const waiting = write(callOf(task));
+    const blocked = `SELECT count(*)::int AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tool_calls%'
+      AND datname = current_database()`;
+    await expect.poll(async () => (await rows(database.url, blocked))[0]!.n).toBe(1);
+    await settling.query('COMMIT');
+    expect((await waiting).unfinishedAt).toBeDefined();
+  } finally {
+    await settling.end();
   }
 });
 

@@ -151,10 +151,13 @@ export function createToolCalls(options: ToolCallsOptions) {
     const lease = await leaseOf(cached, request.leaseId);
     if (reporter === 'tool' && lease === undefined) throw leaseNotFound(request.leaseId ?? '');
     // Whatever is not plainly in order is judged by what the database says now.
-    const task =
-      lease?.state === 'active' || cached.state !== 'open'
-        ? cached
-        : ((await cache.refresh(cached.tenant, cached.taskId)) ?? cached);
+    const inOrder =
+      cached.state === 'open' &&
+      lease?.state === 'active' &&
+      (reporter === 'tool' || lease.workload === caller.workload);
+    const task = inOrder ? cached : ((await cache.refresh(cached.tenant, cached.taskId)) ?? cached);
+    // It may have been handed over to another agent since.
+    if (!inOrder && reporter === 'agent' && !actsAsAgent(caller, task)) throw taskNotFound(task.taskId);
     const { tool, tier } = accessOf(caller, reporter, request, lease);
     const about = await aboutOf(reporter, task, request.aboutCallId);
     if (request.peer !== undefined && reporter !== 'tool') throw fieldInvalid('peer', 'is for tools to report');

@@ -15,7 +15,15 @@ export function targetOf(
 ): CallTarget | undefined {
   const resource = tool === undefined ? {} : { resource: tool.resource };
   if (lease === undefined || lease.tool !== toolName) return tool === undefined ? undefined : resource;
-  const provider = providers.get(lease.provider);
-  const known = provider === undefined || provider.selfContained ? undefined : provider.describe?.(lease.handle);
-  return { provider: lease.provider, ...(known ?? resource) };
+  return { provider: lease.provider, ...(described(lease, providers.get(lease.provider)) ?? resource) };
+}
+
+/** A handle that its provider cannot read says nothing, and keeps no call from being recorded. */
+function described(lease: Lease, provider: Provider | undefined): CallTarget | undefined {
+  if (provider === undefined || provider.selfContained) return undefined;
+  try {
+    return provider.describe?.(lease.handle);
+  } catch {
+    return undefined;
+  }
 }

@@ -84,6 +84,12 @@ function parsePart(text: string): HandlePart {
   throw unusable();
 }
 
+/** The path that was read, where the part says it. Vault's name of a lease is that path and one more segment. */
+export function pathOf(part: HandlePart): string | undefined {
+  if (part.kind === 'asked') return part.path;
+  return part.kind === 'leased' ? part.vaultLease.slice(0, part.vaultLease.lastIndexOf('/')) : undefined;
+}
+
 function unusable(): BrokerError {
   return new BrokerError('FIELD_INVALID', 'not the handle of something at a Vault server');
 }

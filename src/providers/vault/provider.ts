@@ -5,7 +5,7 @@ import type { ToolTier } from '../../domain/policy.ts';
 import type { TargetProvider } from '../../domain/provider.ts';
 import type { Clock } from '../../domain/time.ts';
 import { asFailure } from './failure.ts';
-import { formatHandle, isServerName, parseHandle, targetName, type HandlePart } from './handle.ts';
+import { formatHandle, isServerName, parseHandle, pathOf, targetName, type HandlePart } from './handle.ts';
 import { checkServer } from './health.ts';
 import { createInventory } from './inventory.ts';
 import { createIssue } from './issue.ts';
@@ -115,6 +115,17 @@ export async function createVaultProvider(options: VaultProviderOptions): Promis
     },
 
     revoke: (handle, signal, lease) => atServer(handle, (server, parts) => revoke(server, parts, signal, lease)),
+
+    describe(handle) {
+      const { server: name, parts } = parseHandle(handle);
+      const address = servers.get(name)?.config.address;
+      const path = parts.map(pathOf).findLast((one) => one !== undefined);
+      return {
+        server: name,
+        ...(address === undefined ? {} : { address }),
+        ...(path === undefined ? {} : { path }),
+      };
+    },
 
     exists: (handle, signal) =>
       atServer(handle, async (server, parts) => {
