@@ -25,6 +25,7 @@ import { createApprovalGate } from './domain/approvals/gate.ts';
 import { createToolCalls } from './domain/calls/calls.ts';
 import { createCallerResolver } from './domain/callers.ts';
 import { createCredentials } from './domain/credentials.ts';
+import { createHandover } from './domain/handover.ts';
 import { idFactory } from './domain/ids.ts';
 import { createIssuer } from './domain/issue.ts';
 import { createLockGuard } from './domain/locks/guard.ts';
@@ -355,7 +356,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       return false;
     });
 
-    const approvalStore = storage.approvals({ endpoints: config.approvals.webhooks.map(({ name }) => name), newId });
+    const outbox = { endpoints: config.approvals.webhooks.map(({ name }) => name), newId };
+    const approvalStore = storage.approvals(outbox);
     const limits = { maxPending: config.approvals.maxPending, perHour: config.approvals.requestsPerHour };
     const messenger = createMessenger({
       clock,
@@ -379,6 +381,18 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       sleep,
       admit: () => monitor.admit(),
       kickMessenger: () => messages.kick(),
+      emit,
+    });
+    const handOver = createHandover({
+      clock: monitor.earlier,
+      policy,
+      tasks: storage.tasks,
+      store: storage.handover(outbox),
+      facts,
+      cache,
+      kickSettler: () => settling.kick(),
+      kickMessenger: () => messages.kick(),
+      admit: () => monitor.admit(),
       emit,
     });
     worker('approvals', 500, async () => (await approvals.settleDue(100)) === 100);
@@ -461,7 +475,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         defaultDeadlineMs: config.server.limits.defaultDeadline,
       },
       services: [
-        taskService(tasks, randomUUID),
+        taskService(tasks, handOver, randomUUID),
         credentialService(credentials, randomUUID),
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),

@@ -64,6 +64,7 @@ const causes = {
   heartbeat_lost: CloseCause.HEARTBEAT_LOST,
   parent_closed: CloseCause.PARENT_CLOSED,
   locked: CloseCause.LOCKED,
+  handed_over: CloseCause.HANDED_OVER,
 } as const;
 
 const constraints = { dpop: SenderConstraint.DPOP, mtls: SenderConstraint.MTLS } as const;

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { toBinary } from '@bufbuild/protobuf';
 import { fieldInvalid } from '../domain/errors.ts';
+import type { HandOver } from '../domain/handover.ts';
 import { isId } from '../domain/ids.ts';
 import type { ToolAccess } from '../domain/model.ts';
 import type { Tasks } from '../domain/tasks.ts';
@@ -22,7 +23,7 @@ import { name, nextPageToken, pageSize, pageToken, taskIdField, text } from './f
 const answerMargin = 250;
 const contextKey = /^[a-z][a-z0-9_.-]{0,62}$/;
 
-export function taskService(tasks: Tasks, newRequestId: () => string) {
+export function taskService(tasks: Tasks, handOver: HandOver, newRequestId: () => string) {
   return service(TaskService, {
     openTask: async (request, { caller }) => {
       const { task, plan, revision } = await tasks.open(caller, {
@@ -69,6 +70,23 @@ export function taskService(tasks: Tasks, newRequestId: () => string) {
       if (deadline === undefined) throw fieldInvalid('deadline', 'is required');
       const justification = text('justification', request.justification, 0, 2_000);
       return { task: taskMessage(await tasks.extend(caller, taskId, deadline, justification)) };
+    },
+
+    handOverTask: async (request, { caller }) => {
+      const { task, plan, revision, closedTasks, endedLeases } = await handOver(caller, {
+        requestId: request.requestId || newRequestId(),
+        taskId: taskIdField(request.taskId),
+        agent: name('agent', request.agent),
+        agentWorkload: text('agent_workload', request.agentWorkload, 1, 2_048),
+        reason: text('justification', request.justification.trim(), 1, 2_000),
+      });
+      return {
+        task: taskMessage(task),
+        plan: plan.map(({ access, decision }) => planMessage(access, decision)),
+        policyRevision: revision,
+        closedTasks,
+        endedLeases,
+      };
     },
 
     heartbeatTask: async (request, { caller }) => {

@@ -44,6 +44,7 @@ import { status } from './commands/status.ts';
 import { taskClose } from './commands/task-close.ts';
 import { taskExtend } from './commands/task-extend.ts';
 import { taskGet } from './commands/task-get.ts';
+import { taskHandover } from './commands/task-handover.ts';
 import { taskHeartbeat } from './commands/task-heartbeat.ts';
 import { taskList } from './commands/task-list.ts';
 import { taskOpen } from './commands/task-open.ts';
@@ -79,6 +80,7 @@ export function buildProgram(): Command {
     taskTimeline,
     taskExtend,
     taskHeartbeat,
+    taskHandover,
     taskClose,
   ])
     add(task);

@@ -5,6 +5,7 @@ import type { Instant } from './time.ts';
 export type AuditKind =
   | 'task.opened'
   | 'task.extended'
+  | 'task.handed_over'
   | 'task.agent_pinned'
   | 'task.closed'
   | 'task.settled'

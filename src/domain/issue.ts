@@ -134,6 +134,10 @@ export function createIssuer(options: IssuerOptions): Issuer {
   async function ownTask(caller: Caller, taskId: string): Promise<Task> {
     const cached = cache.get(caller.tenant, taskId);
     let task = cached instanceof Promise ? await cached : cached;
+    // It may have been handed over to this caller since this replica last saw it.
+    if (cached === task && task !== undefined && !actsAsAgent(caller, task)) {
+      task = await cache.refresh(caller.tenant, taskId);
+    }
     if (task === undefined || !actsAsAgent(caller, task)) throw taskNotFound(taskId);
     if (task.agentWorkload === undefined && task.state === 'open') {
       const event = auditEvent(task, 'task.agent_pinned', caller.workload, clock.now(), { workload: caller.workload });

@@ -12,7 +12,7 @@ export interface ToolAccess {
 }
 
 export type TaskState = 'open' | 'closing' | 'closed' | 'close_degraded';
-export type CloseCause = 'requested' | 'deadline' | 'heartbeat_lost' | 'parent_closed' | 'locked';
+export type CloseCause = 'requested' | 'deadline' | 'heartbeat_lost' | 'parent_closed' | 'locked' | 'handed_over';
 
 /** One unit of work (design §2). Free text (`intent`) is recorded and never decides. */
 export interface Task {
@@ -45,7 +45,16 @@ export type LeaseState = 'pending' | 'active' | 'settling' | 'settled';
 export type LeaseOutcome = 'revoked' | 'expired' | 'returned' | 'bounded' | 'irrevocable';
 /** Why a lease is being taken to an outcome. */
 export type SettleCause =
-  'expired' | 'closed' | 'returned' | 'superseded' | 'abandoned' | 'policy' | 'signal' | 'lost' | 'locked';
+  | 'expired'
+  | 'closed'
+  | 'returned'
+  | 'superseded'
+  | 'abandoned'
+  | 'policy'
+  | 'signal'
+  | 'lost'
+  | 'locked'
+  | 'handed_over';
 
 /** What a lease is bound to beside its life. */
 export interface LeaseTerms {

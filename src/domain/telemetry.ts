@@ -54,6 +54,7 @@ interface OfSignal {
 export interface DomainEvents {
   'task.opened': OfTask & { agent: string; opener: string; tools: number };
   'task.extended': OfTask & { deadline: number };
+  'task.handed_over': OfTask & { from: string; to: string };
   'task.closing': OfTask & { cause: string };
   'task.closed': OfTask & { state: string };
   'lease.issued': OfLease & { agent: string; expiresAt: number };

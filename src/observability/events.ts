@@ -103,6 +103,11 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
   'http.failed': { level: 'error', line: 'an HTTP request met a defect', counter: count('http_failed', []) },
 
   'task.opened': { level: 'info', line: 'a task was opened', counter: count('tasks_opened', []) },
+  'task.handed_over': {
+    level: 'info',
+    line: 'a task goes on with another agent or workload',
+    counter: count('tasks_handed_over', []),
+  },
   'task.extended': { level: 'info', line: "a task's deadline was moved", counter: count('tasks_extended', []) },
   'task.closing': { level: 'info', line: 'a task is closing', counter: count('tasks_closing', ['cause']) },
   'task.closed': { level: 'info', line: 'a task is closed', counter: count('tasks_closed', ['state']) },

@@ -246,6 +246,26 @@ async function holdLimits(client: Client, of: NewApproval, limits: RequestLimits
   }
 }
 
+/** The live ones of one task, each to what `change` says. */
+export async function cancelOfTask(
+  client: pg.PoolClient,
+  outbox: Outbox,
+  tenant: string,
+  taskId: string,
+  change: (current: Approval) => ApprovalChange,
+): Promise<void> {
+  // Index approvals_of_task. In the order in which the lease writer takes them.
+  const { rows } = await client.query<{ approval_id: string }>(
+    `SELECT approval_id FROM approvals WHERE tenant = $1 AND task_id = $2 AND state IN ('pending', 'approved')
+     ORDER BY tenant, approval_id FOR UPDATE`,
+    [tenant, taskId],
+  );
+  for (const { approval_id: id } of rows) {
+    const current = (await one(client, 'a.tenant = $1 AND a.approval_id = $2', [tenant, id]))!;
+    await apply(client, outbox, current, change(current));
+  }
+}
+
 async function apply(
   client: pg.PoolClient,
   outbox: Outbox,

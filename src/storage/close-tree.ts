@@ -43,16 +43,17 @@ export async function endTasks(
   client: Pick<pg.ClientBase, 'query'>,
   tenant: string,
   open: readonly string[],
-  top: { taskId: string; cause: CloseCause },
+  top: { taskId: string; cause: CloseCause; below?: CloseCause },
   now: Instant,
   event: AuditEvent,
 ): Promise<void> {
+  const { below = 'parent_closed' } = top;
   await client.query({
     name: 'close-tasks',
     text: `WITH closed AS (
         -- By the database's clock, which all replicas share: another one may be the next to ask how long ago that was.
         UPDATE tasks SET state = 'closing', epoch = epoch + 1, closed_at = clock_timestamp(),
-          close_cause = CASE WHEN task_id = $3 THEN $4 ELSE 'parent_closed' END
+          close_cause = CASE WHEN task_id = $3 THEN $4 ELSE $10 END
         WHERE tenant = $1 AND task_id = ANY($2)
         RETURNING tenant, task_id
       ), feed AS (
@@ -79,7 +80,8 @@ export async function endTasks(
       event.kind,
       event.actor,
       JSON.stringify(event.detail),
-      JSON.stringify({ ...event.detail, cause: 'parent_closed', closed: top.taskId }),
+      JSON.stringify({ ...event.detail, cause: below, closed: top.taskId }),
+      below,
     ],
   });
 }

@@ -82,6 +82,9 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
   };
 }
 
+/** Whatever ends a lease alone is told, but what the feed has already, or nobody needs to be told. */
+const byItself = `settle_cause NOT IN ('closed', 'expired', 'abandoned', 'handed_over')`;
+
 /**
  * Nothing has to be asked of a target here, so the outcome is a matter of kind and time, and a thousand leases are one
  * statement. A closed task's tokens are on the feed by the task's own entry; a returned or superseded one by its lease's.
@@ -116,7 +119,7 @@ async function settleSelfContained(
         ), feed AS (
           INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at)
           SELECT tenant, lease_id, clock_timestamp(), expires_at FROM done
-          WHERE settle_cause IN ('returned', 'superseded', 'policy') AND expires_at > $1
+          WHERE ${byItself} AND expires_at > $1
         ), logged AS (
           ${auditInsert}
           SELECT tenant, 'lease.settled', $1, 'broker', task_id, lease_id,
@@ -124,7 +127,7 @@ async function settleSelfContained(
           FROM done
         ), woken AS (
           SELECT pg_notify('${channel}', tenant || ' ' || task_id)
-          FROM (SELECT DISTINCT tenant, task_id FROM done WHERE settle_cause IN ('returned', 'superseded', 'policy')) changed
+          FROM (SELECT DISTINCT tenant, task_id FROM done WHERE ${byItself}) changed
         )
         SELECT count(*)::int AS count, (SELECT count(*) FROM woken) AS woken FROM done`,
       values: [new Date(now), kinds, limit, only?.tenant ?? null, only?.leaseId ?? null],

@@ -4,6 +4,7 @@ import { createAuditStore } from './audit-store.ts';
 import { createCallStore } from './call-store.ts';
 import { createFactsStore } from './facts-store.ts';
 import { createLeaseCareStore } from './lease-care-store.ts';
+import { createHandoverStore } from './handover-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
 import { createLockStore } from './lock-store.ts';
@@ -53,6 +54,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       revocations: createRevocationStore(pool),
       notifications: createNotificationStore(pool),
       approvals: (outbox: Outbox) => createApprovalStore(pool, outbox),
+      handover: (outbox: Outbox) => createHandoverStore(pool, outbox),
       policies: createPolicyStore(pool),
       reports: createReportStore(pool),
       decisions: createDecisionStore(pool),

@@ -24,6 +24,7 @@ export function trivialServices(tasks: Partial<TaskHandlers> = {}): Service[] {
       extendTask: echo,
       heartbeatTask: echo,
       closeTask: echo,
+      handOverTask: echo,
       listTaskTree: () => ({}),
       async *watchTask(request) {
         yield { task: { taskId: request.taskId } };

@@ -716,6 +716,13 @@ export enum CloseCause {
    * @generated from enum value: CLOSE_CAUSE_LOCKED = 5;
    */
   LOCKED = 5,
+
+  /**
+   * A task above it was handed over to another agent or workload.
+   *
+   * @generated from enum value: CLOSE_CAUSE_HANDED_OVER = 6;
+   */
+  HANDED_OVER = 6,
 }
 
 /**

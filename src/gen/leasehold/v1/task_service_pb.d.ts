@@ -662,6 +662,102 @@ export declare type HeartbeatTaskResponse = Message<"leasehold.v1.HeartbeatTaskR
 export declare const HeartbeatTaskResponseSchema: GenMessage<HeartbeatTaskResponse>;
 
 /**
+ * HandOverTaskRequest says who goes on.
+ *
+ * @generated from message leasehold.v1.HandOverTaskRequest
+ */
+export declare type HandOverTaskRequest = Message<"leasehold.v1.HandOverTaskRequest"> & {
+  /**
+   * UUID (AIP-155). The same id again answers with the task as it is, and does nothing.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Task identifier.
+   *
+   * @generated from field: string task_id = 2;
+   */
+  taskId: string;
+
+  /**
+   * Registered name of the agent that goes on with the work.
+   *
+   * @generated from field: string agent = 3;
+   */
+  agent: string;
+
+  /**
+   * SPIFFE ID (or mapped OIDC subject) of the one workload of that agent that may act from now on.
+   *
+   * @generated from field: string agent_workload = 4;
+   */
+  agentWorkload: string;
+
+  /**
+   * Why, 1 to 2,000 characters. Recorded, never decides.
+   *
+   * @generated from field: string justification = 5;
+   */
+  justification: string;
+};
+
+/**
+ * Describes the message leasehold.v1.HandOverTaskRequest.
+ * Use `create(HandOverTaskRequestSchema)` to create a new message.
+ */
+export declare const HandOverTaskRequestSchema: GenMessage<HandOverTaskRequest>;
+
+/**
+ * HandOverTaskResponse is the task as the new agent has it.
+ *
+ * @generated from message leasehold.v1.HandOverTaskResponse
+ */
+export declare type HandOverTaskResponse = Message<"leasehold.v1.HandOverTaskResponse"> & {
+  /**
+   * The task, under a new epoch.
+   *
+   * @generated from field: leasehold.v1.Task task = 1;
+   */
+  task?: Task | undefined;
+
+  /**
+   * One entry per tool and tier of the task: what policy says for the new agent now.
+   *
+   * @generated from field: repeated leasehold.v1.PlanEntry plan = 2;
+   */
+  plan: PlanEntry[];
+
+  /**
+   * Digest of the policy revision that the plan was made under.
+   *
+   * @generated from field: string policy_revision = 3;
+   */
+  policyRevision: string;
+
+  /**
+   * Tasks below it that were closed.
+   *
+   * @generated from field: int32 closed_tasks = 4;
+   */
+  closedTasks: number;
+
+  /**
+   * Credentials of the one before that are being settled. Their tokens are on the revocation feed already.
+   *
+   * @generated from field: int32 ended_leases = 5;
+   */
+  endedLeases: number;
+};
+
+/**
+ * Describes the message leasehold.v1.HandOverTaskResponse.
+ * Use `create(HandOverTaskResponseSchema)` to create a new message.
+ */
+export declare const HandOverTaskResponseSchema: GenMessage<HandOverTaskResponse>;
+
+/**
  * CloseTaskRequest ends a task.
  *
  * @generated from message leasehold.v1.CloseTaskRequest
@@ -938,6 +1034,18 @@ export declare const TaskService: GenService<{
     methodKind: "unary";
     input: typeof HeartbeatTaskRequestSchema;
     output: typeof HeartbeatTaskResponseSchema;
+  },
+  /**
+   * HandOverTask lets an open task go on with another agent, or another workload of its agent: after a crash, at a change
+   * of shift. Its opener may, and operators. Nothing goes along: credentials of the one before are settled, approvals are
+   * void, tasks that it has handed on are closed. The answer says what the new one may do.
+   *
+   * @generated from rpc leasehold.v1.TaskService.HandOverTask
+   */
+  handOverTask: {
+    methodKind: "unary";
+    input: typeof HandOverTaskRequestSchema;
+    output: typeof HandOverTaskResponseSchema;
   },
   /**
    * CloseTask ends a task and its subtree. When it returns, no replica issues a credential for them any more. Its opener
