@@ -191,8 +191,8 @@ test('a call that waits for the settlement of its task is unfinished from the st
       [task.taskId],
     );
     const waiting = write(callOf(task));
-    const blocked = `SELECT count(*)::int AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tool_calls%'
-      AND datname = current_database()`;
+    const blocked = `SELECT count(*)::int AS n FROM pg_stat_activity
+      WHERE wait_event_type = 'Lock' AND datname = current_database()`;
     await expect.poll(async () => (await rows(database.url, blocked))[0]!.n).toBe(1);
     await settling.query('COMMIT');
     expect((await waiting).unfinishedAt).toBeDefined();
