@@ -438,6 +438,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       policy,
       settings: config.signals.detectors,
       signals,
+      locks,
       newRequestId: randomUUID,
       emit,
     });

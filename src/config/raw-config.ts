@@ -74,7 +74,10 @@ export interface RawConfig {
   signals: {
     maxInForce: number;
     transmitters: RawTransmitter[];
-    detectors: Record<DetectorName, { enabled: boolean; threshold: number; window: string; keep?: string }>;
+    detectors: Record<
+      DetectorName,
+      { enabled: boolean; threshold: number; window: string; keep?: string; lock?: boolean }
+    >;
   };
   locks: { maxTtl: string; peopleToLift: number };
   targets: Record<string, RawTarget>;

@@ -10,6 +10,7 @@ import { usedElsewhere } from '../../src/domain/detectors/used-elsewhere.ts';
 import { createWindowCounter } from '../../src/domain/detectors/window.ts';
 import { ToolCallOutcome, ToolCallService } from '../../src/gen/leasehold/v1/tool_call_service_pb.js';
 import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
+import { LockService } from '../../src/gen/leasehold/v1/lock_service_pb.js';
 import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { runCli } from '../cli/run-cli.ts';
 import { held, openTask, parties, prepareEstate, reportsRead, refusal } from '../e2e/support.ts';
@@ -160,17 +161,29 @@ describe('with a broker', () => {
     await signals().clearSignals({ signalIds: said.map(({ signalId }) => signalId) });
   });
 
-  test('the use of a canary stops all that its agent holds under a rule that says so', async () => {
-    const honest = await working(ordersRead);
+  test('the use of a canary locks its agent, and settles all that it holds', async () => {
+    const honest = await working(reportsRead);
     const { taskId, leaseId } = await working(vaultRead);
     await record('tool/vault', { taskId, leaseId, ...vaultRead, action: 'open' });
     await stopped(leaseId);
-    await stopped(honest.leaseId);
-    const refused = await refusal(honest.served.agent.issueCredential({ taskId: honest.taskId, ...ordersRead }));
-    expect(refused).toMatchObject({ reason: 'POLICY_DENIED', message: expect.stringContaining('suspicious') });
-    // Tools of other rules are not concerned: the detector decides nothing.
-    const elsewhere = await openTask(honest.served, [reportsRead]);
-    await honest.served.agent.issueCredential({ taskId: elsewhere.taskId, ...reportsRead });
+    const locks = estate.client(LockService, 'operator');
+    const inForce = async () => (await locks.listLocks({})).locks.map(({ placedBy, reason }) => [placedBy, reason]);
+    await expect
+      .poll(inForce, { timeout: 10_000 })
+      .toEqual([['leasehold/detectors/canary', 'vault:read was used, which nobody should']]);
+    // Also what no rule about signals concerns.
+    await expect
+      .poll(async () => (await honest.served.tasks.getTask({ taskId: honest.taskId })).summary?.unsettled, {
+        timeout: 10_000,
+      })
+      .toBe(0);
+    const { served } = honest;
+    const again = await openTask(served, [reportsRead]).catch((error: unknown) => error);
+    const refused =
+      again instanceof Error
+        ? await refusal(Promise.reject(again))
+        : await refusal(served.agent.issueCredential({ taskId: (again as { taskId: string }).taskId, ...reportsRead }));
+    expect(refused.reason).toBe('LOCKED');
     const { signals: said } = await signals().listSignals({ kinds: ['canary_used'] });
     expect(said[0]!.expireTime).toBeUndefined();
     await signals().clearSignals({ signalIds: said.map(({ signalId }) => signalId) });

@@ -4,6 +4,7 @@ import type { Detector } from './detector.ts';
 export const canary: Detector = {
   name: 'canary',
   kind: 'canary_used',
+  locks: true,
   look: ({ canary: marked, call }) =>
     marked
       ? {

@@ -21,6 +21,8 @@ export interface Detector {
   name: string;
   /** Kind of the signal that it emits. */
   kind: string;
+  /** Beside the signal the agent is locked, where the settings say so: it can do no harm, whatever policy says. */
+  locks?: true;
   /** Pure. A signal follows when it has found something `threshold` times about one subject within the window. */
   look: (use: Use) => Finding;
 }
@@ -31,4 +33,6 @@ export interface DetectorSettings {
   window: Millis;
   /** How long its signal is in force; undefined: until it is cleared. */
   keep: Millis | undefined;
+  /** Of a detector that can lock the agent. */
+  lock?: boolean;
 }

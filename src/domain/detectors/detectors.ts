@@ -1,9 +1,10 @@
 import type { ToolCall } from '../calls/model.ts';
+import type { Locks } from '../locks/locks.ts';
 import type { PolicySource } from '../policy.ts';
 import { highestValue } from '../signals/model.ts';
 import type { Signals } from '../signals/signals.ts';
 import type { Emit } from '../telemetry.ts';
-import type { Clock } from '../time.ts';
+import type { Clock, Millis } from '../time.ts';
 import { canary } from './canary.ts';
 import type { Detector, DetectorSettings, Finding } from './detector.ts';
 import { undeclaredCall } from './undeclared-call.ts';
@@ -23,6 +24,7 @@ export interface DetectorsOptions {
   policy: PolicySource;
   settings: Readonly<Record<DetectorName, DetectorSettings>>;
   signals: Pick<Signals, 'record'>;
+  locks: Pick<Locks, 'place'>;
   newRequestId: () => string;
   emit: Emit;
 }
@@ -30,6 +32,9 @@ export interface DetectorsOptions {
 const maxKeys = 20_000;
 /** Signals that are being written; a flood of findings is about the same few subjects. */
 const maxWriting = 32;
+
+/** One lock for all that is found of an agent within this, so that lifting it is one act. */
+const lockOnce: Millis = 600_000;
 
 /** Looks at every recorded call. What it finds it says as a signal; policy decides what that means. */
 export function createDetectors(options: DetectorsOptions) {
@@ -62,10 +67,36 @@ export function createDetectors(options: DetectorsOptions) {
         // The next signal about it needs as many findings again.
         counter.reset(key);
         writing += 1;
-        void tell(call.tenant, detector, settings, finding).finally(() => (writing -= 1));
+        const acts = [tell(call.tenant, detector, settings, finding)];
+        if (detector.locks === true && settings.lock !== false) acts.push(lock(call, detector, finding));
+        void Promise.all(acts).finally(() => (writing -= 1));
       }
     },
   };
+
+  /** Not left to policy: whatever uses a canary has shown that it is not what it should be. */
+  async function lock(
+    { tenant, agent }: ToolCall,
+    { name }: Detector,
+    { reason }: NonNullable<Finding>,
+  ): Promise<void> {
+    const { locks } = options;
+    const source = `leasehold/detectors/${name}`;
+    const requestId = `${name} ${agent} ${Math.floor(clock.now() / lockOnce)}`;
+    try {
+      await locks.place({
+        tenant,
+        scope: { kind: 'agent', agent },
+        by: source,
+        reason,
+        requestId,
+        expiresAt: undefined,
+        settle: true,
+      });
+    } catch (error) {
+      emit('storage.failed', { operation: 'detector-lock', error });
+    }
+  }
 
   async function tell(
     tenant: string,
