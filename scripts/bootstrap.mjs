@@ -9,7 +9,6 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const bin = join(root, 'node_modules', '.bin');
 const windows = process.platform === 'win32';
 const pinnedNode = join(root, 'node_modules', 'node', 'bin', windows ? 'node.exe' : 'node');
-const vitest = join('node_modules', 'vitest', 'vitest.mjs');
 
 /**
  * For processes that hold a broker, bounds on their memory (the benchmark starts its broker with the same). Left alone, V8
@@ -21,12 +20,13 @@ const brokerEnvironment = { MALLOC_ARENA_MAX: config.broker_malloc_arena_max };
 
 const tasks = {
   install: undefined,
-  test: [vitest, 'run'],
+  test: ['scripts/test.mjs'],
   check: ['scripts/check.mjs'],
   build: ['scripts/build.mjs'],
   generate: ['scripts/generate.mjs'],
   baseline: ['scripts/generate.mjs', '--baseline'],
   bench: ['bench/main.ts'],
+  vault: ['scripts/vault.mjs'],
   demo: [...brokerOptions, 'src/main.ts', 'demo'],
   leasehold: [...brokerOptions, 'src/main.ts'],
 };

@@ -15,8 +15,9 @@ export interface SampleTarget {
 
 // Roles belong to the whole cluster: two that prepare it at once do so one after the other.
 const lock = 7_236_502;
-const read = 'warehouse_read';
-const write = 'warehouse_write';
+/** Group of each tier. */
+export const sampleGroups = { read: 'warehouse_read', write: 'warehouse_write' } as const;
+const { read, write } = sampleGroups;
 const grantor = 'warehouse_grantor';
 
 /** Makes the sample target, a database `name` with some orders, or resets the broker's password there. */
@@ -24,8 +25,7 @@ export async function prepareSampleTarget(superuserUrl: string, name: string): P
   if (!/^[a-z][a-z0-9_]{0,40}$/.test(name)) throw new Error(`${name}: not a plain database name`);
   const admin = `${name}_leasehold`;
   const password = randomBytes(24).toString('base64url');
-  await withClient(superuserUrl, async (client) => {
-    await client.query('SELECT pg_advisory_lock($1)', [lock]);
+  await withRoleLock(superuserUrl, async (client) => {
     for (const role of [read, write, grantor, admin]) await createRole(client, role);
     await client.query(`ALTER ROLE ${admin} LOGIN CREATEROLE PASSWORD '${password}'`);
     // Over the logins that it makes it has ADMIN, by PostgreSQL itself (CREATEROLE, version 16 on). No
@@ -51,6 +51,14 @@ export async function prepareSampleTarget(superuserUrl: string, name: string): P
       GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO ${write}`),
   );
   return { host: url.hostname, port: Number(url.port || 5432), database: name, user: admin, password, grantor };
+}
+
+/** As the only one who changes roles of this cluster, until the work is done. */
+export async function withRoleLock(superuserUrl: string, work: (client: pg.Client) => Promise<void>): Promise<void> {
+  await withClient(superuserUrl, async (client) => {
+    await client.query('SELECT pg_advisory_lock($1)', [lock]);
+    await work(client);
+  });
 }
 
 async function createRole(client: pg.Client, role: string): Promise<void> {
