@@ -246,7 +246,7 @@ export function targetProviderSuite(
       const { inventory } = provider;
       if (inventory === undefined) return;
       const grants = Array.from({ length: 4 }, () => makeGrant(provider, harness.tier));
-      for (const grant of grants) await provider.issue(grant, signal());
+      for (const grant of grants) await issue(provider, grant);
       const handles = grants.map(({ lease }) => lease.handle);
       const target = targetOf(handles[0]!);
       expect(inventory.targets()).toContain(target);
