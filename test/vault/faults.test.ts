@@ -265,32 +265,50 @@ describeVault('a Vault killed while it makes a login', () => {
       const { agent, orchestrator } = callers(at.estate);
       const taskId = await openVaultTask(at.estate);
       await agent.issueCredential({ taskId, ...ledger });
-      // The engine's transaction waits at its end for a lock that is held here, and Vault dies meanwhile.
-      const released = await asSuperuser(at.estate.targetUrl, async (client) => {
-        await client.query('BEGIN; LOCK TABLE pg_auth_members IN ACCESS EXCLUSIVE MODE');
-        const refusal = refusalOf(agent.issueCredential({ taskId, ...ledger }));
-        await new Promise((resolve) => setTimeout(resolve, 700));
-        await at.vault.kill();
-        await client.query('ROLLBACK');
-        return await refusal;
-      });
-      expect(released.reason).toBe('PROVIDER_UNAVAILABLE');
+      const [before] = await at.madeLogins();
+      await makeLoginsSlowly(at);
+      const refusal = refusalOf(agent.issueCredential({ taskId, ...ledger }));
+      await eventually(async () => expect(await at.madeLogins()).toHaveLength(2));
+      await at.vault.kill();
+      expect(await refusal).toMatchObject({ code: 'Unavailable', reason: 'PROVIDER_UNAVAILABLE' });
       await at.vault.start();
       await orchestrator.closeTask({ taskId });
       const leases = await expectSettled(at, taskId);
+      // Vault has never heard of it, so nobody may call it revoked. It was never told to anybody, and has an end of its own.
       expect(leases.map(({ outcome }) => outcome)).toEqual(['revoked', 'bounded']);
-      // Whatever is left was never told to anybody, and has an end of its own.
       const strays = await asSuperuser(at.estate.targetUrl, async (client) => {
-        const { rows } = await client.query<{ until: Date | null }>(
-          `SELECT rolvaliduntil AS until FROM pg_roles WHERE rolname LIKE 'v-' || $1 || '-%'`,
+        const { rows } = await client.query<{ name: string; until: Date }>(
+          `SELECT rolname::text AS name, rolvaliduntil AS until FROM pg_roles WHERE rolname LIKE 'v-' || $1 || '-%'`,
           [at.estate.target.database],
         );
+        for (const { name } of rows) await client.query(`DROP ROLE "${name}"`);
         return rows;
       });
-      for (const { until } of strays) expect(until!.getTime()).toBeLessThan(Date.now() + 601_000);
+      expect(strays).toHaveLength(1);
+      expect(strays[0]!.name).not.toBe(before);
+      expect(strays[0]!.until.getTime()).toBeLessThan(Date.now() + 601_000);
     } finally {
       await broker.stop();
       await at.remove();
     }
   }, 120_000);
 });
+
+/** Logins that are there for everybody while Vault's own transaction is still under way. */
+async function makeLoginsSlowly(at: VaultEstate): Promise<void> {
+  const target = new URL(at.estate.targetUrl);
+  const connection = `host=${target.hostname} port=${target.port} dbname=${target.pathname.slice(1)} user=${decodeURIComponent(target.username)} password=${decodeURIComponent(target.password)}`;
+  await asSuperuser(at.estate.targetUrl, (client) =>
+    client.query(`CREATE EXTENSION dblink;
+      CREATE SCHEMA slow;
+      GRANT USAGE ON SCHEMA slow TO PUBLIC;
+      CREATE FUNCTION slow.make_login(name text, password text, until text) RETURNS text SECURITY DEFINER LANGUAGE sql AS $$
+        SELECT public.dblink_exec('${connection}', format(
+          'CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L IN ROLE warehouse_read', name, password, until)) $$`),
+  );
+  await at.vault.root('POST', 'database/roles/read', {
+    db_name: at.estate.target.database,
+    creation_statements: [`SELECT slow.make_login('{{name}}', '{{password}}', '{{expiration}}')`, 'SELECT pg_sleep(5)'],
+    default_ttl: '10m',
+  });
+}
