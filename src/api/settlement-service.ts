@@ -54,7 +54,7 @@ export function settlementService(options: SettlementServiceOptions) {
 
     reconcile: async function* (request, { caller, signal }) {
       const { target, settle } = request;
-      if (!/^[a-z0-9-]{0,63}$/.test(target))
+      if (!/^(?:[a-z0-9-]{1,63}:)?[a-z0-9-]{0,63}$/.test(target))
         throw fieldInvalid('target', 'must be the name of a target in leasehold.yaml');
       if (settle && !caller.roles.has('operator')) {
         throw new BrokerError('ROLE_REQUIRED', 'settle: only an operator revokes what a comparison finds');

@@ -148,7 +148,7 @@ export interface TargetInventory {
     limit: number,
     signal: AbortSignal,
   ): Promise<{ held: HeldAtTarget[]; next: string | undefined }>;
-  /** Those of these handles that the target knows. */
+  /** Those of these handles that the target knows, or of which it keeps nothing, so that nobody can tell. */
   present(target: string, handles: readonly string[], signal: AbortSignal): Promise<ReadonlySet<string>>;
 }
 

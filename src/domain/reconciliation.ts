@@ -109,7 +109,10 @@ export function createReconciler(options: ReconcilerOptions) {
   return {
     run: async function* (request: ReconcileRequest, signal: AbortSignal): AsyncIterable<Step> {
       const all = [...inventories()];
-      const chosen = request.target === '' ? all : all.filter(({ target }) => target === request.target);
+      const asked = request.target;
+      // `vault:east` may be called `east`, where that is nobody else's name.
+      const exact = all.filter(({ target }) => asked === '' || target === asked);
+      const chosen = exact.length > 0 ? exact : all.filter(({ target }) => target.endsWith(`:${asked}`));
       if (chosen.length === 0 && request.target !== '') {
         const names = all.map(({ target }) => target).join(', ');
         throw new BrokerError(

@@ -90,7 +90,7 @@ async function abandon(
       `WITH written AS (
         UPDATE leases SET state = 'settled', outcome = 'irrevocable', settled_at = COALESCE(settled_at, $3),
           abandoned_at = $3, abandoned_by = $4, abandon_reason = $5, settle_error = $6
-        WHERE tenant = $1 AND lease_id = $2 AND (state = 'settling' OR outcome = 'irrevocable')
+        WHERE tenant = $1 AND lease_id = $2 AND abandoned_at IS NULL AND (state = 'settling' OR outcome = 'irrevocable')
         RETURNING *
       ), logged AS (
         ${auditInsert} ${auditSelect} FROM ${auditUnnest(7)} WHERE EXISTS (SELECT FROM written)

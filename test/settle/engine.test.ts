@@ -201,6 +201,24 @@ test('a target that fails gets one attempt per rest, and all of its leases once 
   expect(down.most).toBeLessThanOrEqual(16);
 });
 
+test('a return at a target that is failing is left to the next probe, so that its caller does not wait', async () => {
+  const { target, provider } = makeTargets();
+  target('away').does = 'fail';
+  await closedTask('away', 3);
+  const settler = engine(provider);
+  await settler.tick();
+  const { leases } = await closedTask('away', 1);
+  const [claimed] = await storage.settlement.claim(['scripted'], now, 15_000, 1, []);
+  expect(claimed!.leaseId).toBe(leases[0]!.leaseId);
+  const before = target('away').attempts.length;
+  await settler.settleNow(claimed!);
+  expect(target('away').attempts).toHaveLength(before);
+  target('away').does = 'succeed';
+  now += 60_000;
+  await settler.tick();
+  await expect.poll(async () => (await leaseNow(leases[0]!)).outcome).toBe('revoked');
+});
+
 test('one credential that cannot be revoked does not hold up the others of its target', async () => {
   const { target, provider } = makeTargets();
   const bad = await closedTask('mixed', 1);

@@ -165,6 +165,11 @@ test('a target that cannot be reached says so, and one that is unknown is refuse
   expect(results['warehouse']!.error).toContain('target warehouse');
   expect(results['warehouse']!.error).not.toContain(site.estate.target.password);
   await site.network.mode('pass');
+  // Where another kind has targets of the same name, a prefix tells them apart.
+  expect((await reconcile(site.operator, { target: 'warehouse' })).results).toHaveProperty('warehouse');
+  expect(await refusalOf(reconcile(site.operator, { target: 'vault:warehouse' }))).toMatchObject({
+    reason: 'NAME_UNKNOWN',
+  });
   expect(await refusalOf(reconcile(site.operator, { target: 'basement' }))).toMatchObject({
     reason: 'NAME_UNKNOWN',
     message: expect.stringContaining('warehouse') as string,

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { CliError } from '../cli-error.ts';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
+import { pages } from '../pages.ts';
 import { count, identifier } from '../values.ts';
 
 interface Options extends RemoteOptions {
@@ -44,7 +45,7 @@ export function leaseSettle(parent: Command): void {
         reason: 'USAGE',
       });
     }
-    const [remote, { pages }] = await Promise.all([import('../remote.ts'), import('../pages.ts')]);
+    const remote = await import('../remote.ts');
     const client = remote.connect(options);
     const requestId = options.requestId ?? randomUUID();
     const { items: leases, nextPageToken } = await pages({ limit: options.limit }, async (page) => {

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import type { ReconcileResponse } from '../../gen/leasehold/v1/settlement_service_pb.js';
 import { CliError } from '../cli-error.ts';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
+import { counter } from '../progress.ts';
 
 interface Options extends RemoteOptions {
   target?: string;
@@ -28,7 +29,7 @@ export function reconcile(parent: Command): void {
   });
   command.option('--target <name>', 'only this target of leasehold.yaml').option('--settle', 'revoke the strays');
   withRequestId(command).action(async (options: Options) => {
-    const [remote, { counter }] = await Promise.all([import('../remote.ts'), import('../progress.ts')]);
+    const remote = await import('../remote.ts');
     const stream = remote
       .connect(options)
       .stream(

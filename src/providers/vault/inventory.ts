@@ -49,6 +49,10 @@ export function createInventory(
       await inBatches(handles, async (handle) => {
         for (const part of parseHandle(handle).parts) {
           const there =
+            // Vault keeps nothing of these: they cannot be missing.
+            part.kind === 'leaseless' ||
+            part.kind === 'wrapped' ||
+            part.kind === 'asked' ||
             (part.kind === 'leased' && (await lookUpLease(server, part.vaultLease, signal)) !== undefined) ||
             (part.kind === 'token' && (await lookUpToken(server, part.accessor, signal)) !== undefined);
           if (there) present.add(handle);
