@@ -27,6 +27,7 @@ import { createCallerResolver } from './domain/callers.ts';
 import { createCredentials } from './domain/credentials.ts';
 import { createHandover } from './domain/handover.ts';
 import { idFactory } from './domain/ids.ts';
+import { createEvidence } from './domain/evidence.ts';
 import { createIssuer } from './domain/issue.ts';
 import { createLockGuard } from './domain/locks/guard.ts';
 import { createLocks } from './domain/locks/locks.ts';
@@ -454,6 +455,19 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       emit,
     });
 
+    const sha256Stream = () => {
+      const hash = createHash('sha256');
+      return { update: (text: string) => void hash.update(text), end: () => hash.digest('hex') };
+    };
+    const evidence = createEvidence({
+      clock,
+      store: storage.evidence,
+      visible: (caller, taskId) => tasks.visible(caller, taskId),
+      record: (events) => storage.writer.record(events),
+      newDigest: sha256Stream,
+      emit,
+    });
+
     const components = async (): Promise<Component[]> => [
       monitor.status(),
       { name: 'policy', ...policy.status() },
@@ -483,7 +497,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         lockService({ locks, newRequestId: randomUUID, isWorkloadPattern }),
         toolCallService(toolCalls, { sha256, newRequestId: randomUUID, redact: redactString }),
         signalService(signals, randomUUID),
-        auditService(tasks, storage.audit, storage.timeline),
+        auditService(tasks, storage.audit, storage.timeline, evidence),
         reportService(createReporter({ clock, policy, store: storage.reports, yieldNow: setImmediate }), clock),
         policyService({
           revisions,

@@ -1,6 +1,7 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { AuditStore } from '../domain/store.ts';
+import type { Evidence } from '../domain/evidence.ts';
 import type { Tasks } from '../domain/tasks.ts';
 import { entriesOf, type TimelineEntry, type TimelineStep, type TimelineStore } from '../domain/timeline.ts';
 import { AuditService, TimelineStep as StepMessage } from '../gen/leasehold/v1/audit_service_pb.js';
@@ -9,6 +10,8 @@ import { service } from './call.ts';
 import { tierMessage } from './convert.ts';
 import { nextPageToken, pageSize, pageToken, taskIdField } from './fields.ts';
 import { voucherMessage } from './tool-call-convert.ts';
+
+const messageChars = 64 * 1024;
 
 const isEventId = (id: string) => /^[0-9]{1,18}$/.test(id);
 
@@ -24,7 +27,12 @@ const steps: Record<TimelineStep, StepMessage> = {
   change: StepMessage.CHANGE,
 };
 
-export function auditService(tasks: Pick<Tasks, 'visible'>, audit: AuditStore, timeline: TimelineStore) {
+export function auditService(
+  tasks: Pick<Tasks, 'visible'>,
+  audit: AuditStore,
+  timeline: TimelineStore,
+  evidence: Evidence,
+) {
   return service(AuditService, {
     listAuditEvents: async (request, { caller }) => {
       const task = await tasks.visible(caller, taskIdField(request.taskId));
@@ -53,7 +61,31 @@ export function auditService(tasks: Pick<Tasks, 'visible'>, audit: AuditStore, t
         nextPageToken: nextPageToken(page.next),
       };
     },
+
+    exportEvidence: async function* (request, { caller, signal }) {
+      for await (const part of evidence.export(caller, taskIdField(request.taskId), signal)) {
+        if ('lines' in part) {
+          for (const lines of inMessages(part.lines)) yield { part: { case: 'lines' as const, value: lines } };
+        } else {
+          const { task, lease, approval, call, event } = part.counts;
+          const counts = { tasks: task, leases: lease, approvals: approval, calls: call, events: event };
+          const { digest, truncated } = part;
+          yield { part: { case: 'summary' as const, value: { digest, ...counts, truncated } } };
+        }
+      }
+    },
   });
+}
+
+/** Whole lines, as many as fit comfortably. */
+function* inMessages(lines: string): Iterable<string> {
+  for (let from = 0; from < lines.length;) {
+    const end = from + messageChars >= lines.length ? lines.length : lines.lastIndexOf('\n', from + messageChars) + 1;
+    // One line that is longer than this goes as it is.
+    const to = end > from ? end : lines.indexOf('\n', from) + 1 || lines.length;
+    yield lines.slice(from, to);
+    from = to;
+  }
 }
 
 function entryMessage(entry: TimelineEntry) {

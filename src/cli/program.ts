@@ -25,6 +25,11 @@ import { leaseAbandon } from './commands/lease-abandon.ts';
 import { leaseGet } from './commands/lease-get.ts';
 import { leaseList } from './commands/lease-list.ts';
 import { leaseSettle } from './commands/lease-settle.ts';
+import { contain } from './commands/contain.ts';
+import { lockCreate } from './commands/lock-create.ts';
+import { lockGet } from './commands/lock-get.ts';
+import { lockLift } from './commands/lock-lift.ts';
+import { lockList } from './commands/lock-list.ts';
 import { migrate } from './commands/migrate.ts';
 import { policyCheck } from './commands/policy-check.ts';
 import { policyTest } from './commands/policy-test.ts';
@@ -102,6 +107,11 @@ export function buildProgram(): Command {
   ]) {
     add(approval);
   }
+
+  program.commandsGroup('Stop:');
+  const lock = group(program, 'lock', 'Lock what must not go on (the kill switch)');
+  for (const add of [lockCreate, lockList, lockGet, lockLift]) add(lock);
+  contain(program);
 
   program.commandsGroup('Look:');
   const lease = group(program, 'lease', 'List leases, and see to those that could not be revoked');

@@ -85,7 +85,14 @@ export function count(most: number): (text: string) => number {
   };
 }
 
-const identified = { tsk: 'A task', lse: 'A lease', apr: 'An approval', cal: 'A call', sig: 'A signal' } as const;
+const identified = {
+  tsk: 'A task',
+  lse: 'A lease',
+  apr: 'An approval',
+  lck: 'A lock',
+  cal: 'A call',
+  sig: 'A signal',
+} as const;
 
 export function identifier(prefix: keyof typeof identified): (text: string) => string {
   return (text) => {

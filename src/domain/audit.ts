@@ -20,6 +20,7 @@ export type AuditKind =
   | 'lease.locked'
   | 'task.denied'
   | 'lock.created'
+  | 'evidence.exported'
   | 'lock.lift_requested'
   | 'lock.lifted'
   | 'lock.expired'

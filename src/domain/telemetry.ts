@@ -63,6 +63,7 @@ export interface DomainEvents {
   'lease.locked': OfLease & { lockId: string };
   'task.denied': { tenant: string; agent: string; opener: string; lockId: string };
   'lock.created': OfLock;
+  'evidence.exported': OfTask & { task: number; lease: number; approval: number; call: number; event: number };
   'lock.lift_requested': OfLock;
   'lock.lifted': OfLock;
   'lock.expired': OfLock;

@@ -138,6 +138,7 @@ export const events: { readonly [K in EventName]: EventRow<EventFields[K]> } = {
     line: 'LOCKED: an operator or a detector placed a lock; nothing is issued under it',
     counter: count('locks_created', ['scope']),
   },
+  'evidence.exported': { level: 'info', line: 'what is recorded about a task and those below it was exported' },
   'lock.lift_requested': { level: 'warn', line: 'a person wants a lock lifted; a second one has to agree' },
   'lock.lifted': { level: 'warn', line: 'a lock was lifted', counter: count('locks_lifted', ['scope']) },
   'lock.expired': { level: 'warn', line: 'a lock has ended by its time', counter: count('locks_expired', ['scope']) },

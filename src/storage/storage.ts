@@ -7,6 +7,7 @@ import { createLeaseCareStore } from './lease-care-store.ts';
 import { createHandoverStore } from './handover-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
+import { createEvidenceStore } from './evidence-store.ts';
 import { createLockStore } from './lock-store.ts';
 import { checkSchema } from './migrate.ts';
 import { createNotificationStore, type Outbox } from './notification-store.ts';
@@ -45,6 +46,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       leaseCare: createLeaseCareStore(pool),
       taskTokens: createTaskTokenStore(pool),
       locks: createLockStore(pool),
+      evidence: createEvidenceStore(pool),
       writer,
       calls,
       facts: createFactsStore(pool),

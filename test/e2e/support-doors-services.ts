@@ -40,7 +40,13 @@ export function trivialServices(tasks: Partial<TaskHandlers> = {}): Service[] {
       },
     }),
     service(AdminService, { getStatus: echo, listLeases: echo, listTools: echo }),
-    service(AuditService, { listAuditEvents: echo, listTimeline: echo }),
+    service(AuditService, {
+      listAuditEvents: echo,
+      listTimeline: echo,
+      async *exportEvidence() {
+        yield {};
+      },
+    }),
     service(RevocationService, {
       async *watchRevocations() {
         yield { current: true };

@@ -61,6 +61,11 @@ export function createLockSettling(options: LockSettlingOptions) {
       if (ended.length > 0) options.kickSettler();
       return !left ? 'nothing' : ended.length > 0 ? 'more' : 'busy';
     }
+    if (lock.scope.kind === 'task') {
+      // One transaction for the whole tree, also when its top is closed already.
+      await options.close({ tenant: lock.tenant, taskId: lock.scope.taskId }, lock);
+      return 'nothing';
+    }
     const tasks = await store.tasksUnder(lock, batch);
     let next = 0;
     const closing = async () => {

@@ -193,6 +193,125 @@ export declare type ListTimelineResponse = Message<"leasehold.v1.ListTimelineRes
 export declare const ListTimelineResponseSchema: GenMessage<ListTimelineResponse>;
 
 /**
+ * ExportEvidenceRequest names the task at the top.
+ *
+ * @generated from message leasehold.v1.ExportEvidenceRequest
+ */
+export declare type ExportEvidenceRequest = Message<"leasehold.v1.ExportEvidenceRequest"> & {
+  /**
+   * Task identifier.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+};
+
+/**
+ * Describes the message leasehold.v1.ExportEvidenceRequest.
+ * Use `create(ExportEvidenceRequestSchema)` to create a new message.
+ */
+export declare const ExportEvidenceRequestSchema: GenMessage<ExportEvidenceRequest>;
+
+/**
+ * ExportEvidenceResponse is the next lines, or at the end the summary.
+ *
+ * @generated from message leasehold.v1.ExportEvidenceResponse
+ */
+export declare type ExportEvidenceResponse = Message<"leasehold.v1.ExportEvidenceResponse"> & {
+  /**
+   * Which.
+   *
+   * @generated from oneof leasehold.v1.ExportEvidenceResponse.part
+   */
+  part: {
+    /**
+     * Whole lines, UTF-8, each a JSON object with a line feed behind it. Its member `type` is `evidence` (the first), `task`,
+     * `lease`, `approval`, `call`, `event` or `end` (the last). Never secret material.
+     *
+     * @generated from field: string lines = 1;
+     */
+    value: string;
+    case: "lines";
+  } | {
+    /**
+     * The end. Without it the export is not whole.
+     *
+     * @generated from field: leasehold.v1.EvidenceSummary summary = 2;
+     */
+    value: EvidenceSummary;
+    case: "summary";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message leasehold.v1.ExportEvidenceResponse.
+ * Use `create(ExportEvidenceResponseSchema)` to create a new message.
+ */
+export declare const ExportEvidenceResponseSchema: GenMessage<ExportEvidenceResponse>;
+
+/**
+ * EvidenceSummary says what was exported.
+ *
+ * @generated from message leasehold.v1.EvidenceSummary
+ */
+export declare type EvidenceSummary = Message<"leasehold.v1.EvidenceSummary"> & {
+  /**
+   * `sha256:<hex>` over all lines. Recorded in the task's audit trail.
+   *
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * Tasks.
+   *
+   * @generated from field: int32 tasks = 2;
+   */
+  tasks: number;
+
+  /**
+   * Leases.
+   *
+   * @generated from field: int32 leases = 3;
+   */
+  leases: number;
+
+  /**
+   * Approvals.
+   *
+   * @generated from field: int32 approvals = 4;
+   */
+  approvals: number;
+
+  /**
+   * Tool calls.
+   *
+   * @generated from field: int32 calls = 5;
+   */
+  calls: number;
+
+  /**
+   * Audit events.
+   *
+   * @generated from field: int32 events = 6;
+   */
+  events: number;
+
+  /**
+   * There was more than one export holds: 20,000 tasks, 2,000,000 records.
+   *
+   * @generated from field: bool truncated = 7;
+   */
+  truncated: boolean;
+};
+
+/**
+ * Describes the message leasehold.v1.EvidenceSummary.
+ * Use `create(EvidenceSummarySchema)` to create a new message.
+ */
+export declare const EvidenceSummarySchema: GenMessage<EvidenceSummary>;
+
+/**
  * AuditEvent is one act, recorded in the transaction of the act itself.
  *
  * @generated from message leasehold.v1.AuditEvent
@@ -423,6 +542,17 @@ export declare const AuditService: GenService<{
     methodKind: "unary";
     input: typeof ListTimelineRequestSchema;
     output: typeof ListTimelineResponseSchema;
+  },
+  /**
+   * ExportEvidence sends everything that is recorded about a task and those below it: tasks, leases, approvals, tool calls and
+   * audit events, one JSON object to a line; last a summary with the digest of the lines, which the audit has as well.
+   *
+   * @generated from rpc leasehold.v1.AuditService.ExportEvidence
+   */
+  exportEvidence: {
+    methodKind: "server_streaming";
+    input: typeof ExportEvidenceRequestSchema;
+    output: typeof ExportEvidenceResponseSchema;
   },
 }>;
 
