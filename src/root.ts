@@ -44,6 +44,7 @@ import { createTasks } from './domain/tasks.ts';
 import type { Reached } from './domain/telemetry.ts';
 import type { Clock, Millis } from './domain/time.ts';
 import { createSealer } from './keys/seal.ts';
+import { createRequestProofs } from './dpop/requests.ts';
 import { createKeyRing } from './keys/signing-keys.ts';
 import { jwksRoute, statusListRoute } from './key-routes.ts';
 import { createMonitor } from './monitor.ts';
@@ -491,7 +492,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       },
       services: [
         taskService(tasks, handOver, randomUUID),
-        credentialService(credentials, randomUUID),
+        credentialService(credentials, randomUUID, createRequestProofs(issuer, clock)),
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         lockService({ locks, newRequestId: randomUUID, isWorkloadPattern }),

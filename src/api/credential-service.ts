@@ -1,12 +1,22 @@
 import { createHash } from 'node:crypto';
 import { argumentsDigest, boundedArguments, noArguments, type DeclaredArguments } from '../domain/arguments.ts';
 import type { Credentials } from '../domain/credentials.ts';
+import type { IssueRequest } from '../domain/issue.ts';
+import type { KeyBinding } from '../domain/model.ts';
 import { CredentialService, type IssueCredentialRequest } from '../gen/leasehold/v1/credential_service_pb.js';
 import { service } from './call.ts';
 import { credentialMessage, leaseMessage, tierOf } from './convert.ts';
 import { approvalIdField, leaseIdField, name, taskIdField, text } from './fields.ts';
 
-export function credentialService(credentials: Credentials, newRequestId: () => string) {
+/** The key of a request's proof; a request without one costs nothing. */
+type TakeProof = (method: string, requestId: string, proof: string) => Promise<KeyBinding>;
+
+const methods = CredentialService.method;
+
+export function credentialService(credentials: Credentials, newRequestId: () => string, takeProof: TakeProof) {
+  const proved = (method: { name: string }, requestId: string, proof: string) =>
+    takeProof(`${CredentialService.typeName}/${method.name}`, requestId, proof);
+
   const issueRequest = (
     request: Pick<
       IssueCredentialRequest,
@@ -22,15 +32,20 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
   });
 
   return service(CredentialService, {
-    issueCredential: async (request, { caller }) => ({
-      credential: credentialMessage(await credentials.issue(caller, issueRequest(request))),
-    }),
+    issueCredential: async (request, { caller }) => {
+      const asked: IssueRequest = issueRequest(request);
+      if (request.dpopProof !== '') {
+        asked.binding = await proved(methods.issueCredential, asked.requestId, request.dpopProof);
+      }
+      return { credential: credentialMessage(await credentials.issue(caller, asked)) };
+    },
 
     renewCredential: async (request, { caller }) => {
       const requestId = request.requestId || newRequestId();
-      return {
-        credential: credentialMessage(await credentials.renew(caller, leaseIdField(request.leaseId), requestId)),
-      };
+      const leaseId = leaseIdField(request.leaseId);
+      const { dpopProof } = request;
+      const key = dpopProof === '' ? undefined : await proved(methods.renewCredential, requestId, dpopProof);
+      return { credential: credentialMessage(await credentials.renew(caller, leaseId, requestId, key)) };
     },
 
     returnCredential: async (request, { caller }) => ({
@@ -38,7 +53,11 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
     }),
 
     streamCredential: async function* (request, { caller, signal }) {
-      for await (const issued of credentials.stream(caller, issueRequest(request), signal)) {
+      const asked: IssueRequest = issueRequest(request);
+      if (request.dpopProof !== '') {
+        asked.binding = await proved(methods.streamCredential, asked.requestId, request.dpopProof);
+      }
+      for await (const issued of credentials.stream(caller, asked, signal)) {
         yield { credential: credentialMessage(issued) };
       }
     },

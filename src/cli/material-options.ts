@@ -1,4 +1,5 @@
 import { Option, type Command } from 'commander';
+import { serverUrl } from './values.ts';
 
 export const materialFormats = ['env', 'json', 'pgpass', 'token'] as const;
 export type MaterialFormat = (typeof materialFormats)[number];
@@ -6,6 +7,16 @@ export type MaterialFormat = (typeof materialFormats)[number];
 export interface MaterialOptions {
   format?: MaterialFormat;
   output?: string;
+}
+
+/** For credentials that only the holder of a key can use. The key is a file: arguments are readable by every user. */
+export function withDpop(command: Command): Command {
+  return command
+    .option(
+      '--dpop-key <file>',
+      'private key (PEM or JWK, mode 0600) that the credential is bound to; make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256',
+    )
+    .option('--dpop-issuer <url>', 'public URL of the broker, where it is not --server', serverUrl);
 }
 
 /** Where an issued secret goes, and how it is written. */

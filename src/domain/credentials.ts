@@ -127,7 +127,7 @@ export function createCredentials(options: CredentialsOptions) {
     const requestId = options.newRequestId();
     for (;;) {
       try {
-        return await issuer.renew(stillAttested(caller, current.lease), current.lease.leaseId, requestId);
+        return await issuer.renew(stillAttested(caller, current.lease), current.lease.leaseId, requestId, 'unasked');
       } catch (error) {
         if (error instanceof BrokerError && error.reason === 'TASK_CLOSED') return undefined;
         const worthAnotherTry = error instanceof BrokerError && transient.has(error.reason);

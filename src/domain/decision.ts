@@ -65,8 +65,8 @@ export interface DecisionContext {
   /** Undefined for a plan. */
   arguments?: Arguments | undefined;
   facts?: Facts | undefined;
-  /** What the credential will be bound to. */
-  boundTo?: SenderConstraint | undefined;
+  /** What the credential will be bound to; `any` while only whether people have to agree is asked. */
+  boundTo?: SenderConstraint | 'any' | undefined;
   /** The tasks above it, nearest first; undefined for a root. */
   above?: readonly Above[] | undefined;
 }
@@ -89,9 +89,8 @@ export function decide(
       : narrow(revision, own, subject.tier, task.agent, above, { ...context, access }, considered);
   const bounded = bound(decision, subject, task, access, context.now);
   const { senderConstraint } = decision.obligations ?? {};
-  if (decision.effect === 'deny' || senderConstraint === undefined || senderConstraint === context.boundTo) {
-    return bounded;
-  }
+  const isMet = senderConstraint === undefined || context.boundTo === 'any' || senderConstraint === context.boundTo;
+  if (decision.effect === 'deny' || isMet) return bounded;
   return { effect: 'deny', rule: decision.rule, reason: unbound(decision.rule, senderConstraint), ...hopOf(decision) };
 }
 
@@ -179,8 +178,9 @@ function tooLate(rule: string, life: Millis, { tool, tier }: ToolAccess): Bounde
 }
 
 function unbound(rule: string, constraint: SenderConstraint): string {
-  const how = constraint === 'dpop' ? 'a DPoP key (RFC 9449)' : 'a client certificate (RFC 8705)';
-  return `policy wants the credential bound to ${how}, and this call offers none that this broker can bind to (${rule})`;
+  return constraint === 'dpop'
+    ? `rule ${rule} wants the credential bound to a key of the agent: send a proof of it as dpop_proof (RFC 9449)`
+    : `rule ${rule} wants the credential bound to a client certificate (RFC 8705), which this broker does not do: its owner has to ask for dpop instead`;
 }
 
 /**

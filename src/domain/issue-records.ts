@@ -4,7 +4,7 @@ import { auditEvent, type AuditEvent } from './audit.ts';
 import type { Caller } from './caller.ts';
 import type { BoundedDecision } from './decision.ts';
 import type { Asked } from './decision-record.ts';
-import type { Lease, Task, ToolAccess } from './model.ts';
+import type { KeyBinding, Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision } from './policy.ts';
 import type { Grant } from './provider.ts';
 import type { Instant, Millis } from './time.ts';
@@ -16,6 +16,8 @@ export interface Line {
   justification: string;
   arguments: DeclaredArguments;
   approval?: string | undefined;
+  /** The key that the caller has proved to hold. */
+  binding?: KeyBinding | undefined;
 }
 
 /** An allow, and the approval that it rests on where there is one. */
@@ -97,6 +99,7 @@ export function issuedEvent(grant: Grant): AuditEvent {
       tier: lease.tier,
       provider: lease.provider,
       expires_at: new Date(lease.expiresAt).toISOString(),
+      ...(lease.terms?.boundTo === undefined ? {} : { cnf: lease.terms.boundTo }),
       ...(lease.renewedFrom === undefined ? {} : { renewed_from: lease.renewedFrom }),
     },
     lease.leaseId,

@@ -1,5 +1,5 @@
 import type { BoundedDecision } from './decision.ts';
-import { BrokerError } from './errors.ts';
+import { BrokerError, fieldInvalid } from './errors.ts';
 import type { Line, Recorded } from './issue-records.ts';
 import type { Lease, ToolAccess } from './model.ts';
 import type { Instant } from './time.ts';
@@ -18,6 +18,16 @@ export function leaseEnded(lease: Lease): BrokerError {
   return new BrokerError(
     'LEASE_ENDED',
     `lease ${lease.leaseId} has ended or was renewed already: ask for a new credential with a new request_id`,
+  );
+}
+
+export function otherKey(lease: Lease): BrokerError {
+  const { boundTo } = lease.terms ?? {};
+  return fieldInvalid(
+    'dpop_proof',
+    boundTo === undefined
+      ? `lease ${lease.leaseId} is bound to no key, and stays so: ask for a new credential with a proof`
+      : `has to be a proof of the key that lease ${lease.leaseId} is bound to (thumbprint ${boundTo.jkt})`,
   );
 }
 

@@ -7,7 +7,7 @@ import type { Caller } from './caller.ts';
 import { decide, type BoundedDecision, type DecisionContext } from './decision.ts';
 import { asked } from './decision-record.ts';
 import { allNeeds, loadFacts, needsOf, tasksAbove, type ChainNeeds } from './delegation/chain.ts';
-import { BrokerError } from './errors.ts';
+import { BrokerError, fieldInvalid } from './errors.ts';
 import { counts, type DecisionFacts, type Uncounted } from './facts.ts';
 import type { NewId } from './ids.ts';
 import { createHandOut, pendingMargin, type Issued, type PreparedGrant } from './hand-out.ts';
@@ -20,11 +20,11 @@ import {
   type Recorded,
   type Refused,
 } from './issue-records.ts';
-import { leaseEnded, notRenewed, refusal, renewable, stillRunning } from './issue-refusals.ts';
+import { leaseEnded, notRenewed, otherKey, refusal, renewable, stillRunning } from './issue-refusals.ts';
 import { lockedError, lockedReason, type LockGuard } from './locks/guard.ts';
 import type { Lock } from './locks/model.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
-import type { Lease, Task, ToolAccess } from './model.ts';
+import type { KeyBinding, Lease, Task, ToolAccess } from './model.ts';
 import type { PolicyRevision, PolicySource, RenewalContext } from './policy.ts';
 import type { Grant, Material, Provider, TargetProvider } from './provider.ts';
 import type { LeaseStore, LeaseWrite, LeaseWriter, TaskStore } from './store.ts';
@@ -41,6 +41,8 @@ export interface IssueRequest {
   arguments?: DeclaredArguments;
   /** Name of the approval to use; undefined: one that fits is found. */
   approval?: string | undefined;
+  /** The key that the caller has proved to hold, for the credential to be bound to. */
+  binding?: KeyBinding | undefined;
 }
 
 /** Tasks as this replica last saw them. A stale one costs a refused write and a second look, never a wrong issue. */
@@ -73,7 +75,13 @@ export interface IssuerOptions {
 
 export interface Issuer {
   issue(caller: Caller, request: IssueRequest): Promise<Issued>;
-  renew(caller: Caller, leaseId: string, requestId: string): Promise<Issued>;
+  /** `proved`: the key of the caller's proof; `unasked` for a stream, whose first call proved it. */
+  renew(
+    caller: Caller,
+    leaseId: string,
+    requestId: string,
+    proved: KeyBinding | undefined | 'unasked',
+  ): Promise<Issued>;
 }
 
 /** A task in its tree. */
@@ -108,10 +116,11 @@ export function createIssuer(options: IssuerOptions): Issuer {
         justification: request.justification,
         arguments: request.arguments ?? noArguments,
         approval: request.approval,
+        binding: request.binding,
       });
     },
 
-    renew: async (caller, leaseId, requestId) => {
+    renew: async (caller, leaseId, requestId, proved) => {
       options.admit();
       const lease = await leases.get(caller.tenant, leaseId);
       if (lease === undefined || !holds(caller, lease)) throw leaseNotFound(leaseId);
@@ -120,7 +129,9 @@ export function createIssuer(options: IssuerOptions): Issuer {
       if ((task.heartbeatDue ?? Infinity) <= clock.now()) {
         task = (await cache.refresh(caller.tenant, task.taskId)) ?? task;
       }
-      const line = { renewedFrom: lease, requestId, justification: '', arguments: argumentsOf(lease) };
+      const binding = lease.terms?.boundTo;
+      if (proved !== 'unasked' && proved?.jkt !== binding?.jkt) throw otherKey(lease);
+      const line = { renewedFrom: lease, requestId, justification: '', arguments: argumentsOf(lease), binding };
       if (!renewable(lease, clock.now())) {
         // The answer to this very renewal may have been lost: then its lease exists.
         const replayed = await replay(caller, task, lease, line);
@@ -224,6 +235,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         now,
         renewal: renewedFrom === undefined ? undefined : { ...renewalContext(renewedFrom, task, now), sinceApproval },
         arguments: line.arguments.values,
+        boundTo: line.binding === undefined ? undefined : 'dpop',
         ...(needs === undefined && above === undefined
           ? nothingCounted
           : await loadFacts(options.facts, task, above, access, needs, now, except)),
@@ -291,6 +303,13 @@ export function createIssuer(options: IssuerOptions): Issuer {
   ): Promise<void> {
     const tier = revision.tools.get(access.tool)?.tiers[access.tier];
     if (tier === undefined) return;
+    if (line.binding !== undefined && options.providers.get(tier.provider)?.selfContained !== true) {
+      const name = `${access.tool}:${access.tier}`;
+      throw fieldInvalid(
+        'dpop_proof',
+        `a credential of ${name} comes from ${tier.provider} and cannot be bound to a key`,
+      );
+    }
     try {
       checkArguments(`${access.tool}:${access.tier}`, tier.arguments ?? {}, line.arguments.values);
     } catch (error) {
@@ -388,7 +407,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       lineStartedAt: line.renewedFrom?.lineStartedAt ?? now,
       policyRevision: revision.digest,
       policyRule: decision.rule,
-      terms: termsOf(line.arguments, decision.obligations, now),
+      terms: termsOf(line.arguments, decision.obligations, now, line.binding),
       settleCause: undefined,
       settleAttempts: 0,
       settleError: undefined,
@@ -427,7 +446,8 @@ export function createIssuer(options: IssuerOptions): Issuer {
       lease.tool !== access.tool ||
       lease.tier !== access.tier ||
       lease.renewedFrom !== line.renewedFrom?.leaseId ||
-      argumentsOf(lease).digest !== line.arguments.digest
+      argumentsOf(lease).digest !== line.arguments.digest ||
+      lease.terms?.boundTo?.jkt !== line.binding?.jkt
     ) {
       throw new BrokerError('REQUEST_ID_REUSED', 'this request_id was used for another credential: send a new one');
     }

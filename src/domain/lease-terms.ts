@@ -1,19 +1,25 @@
 import { noArguments, type DeclaredArguments } from './arguments.ts';
 import type { ChainNeeds } from './delegation/chain.ts';
 import type { FactNeeds } from './facts.ts';
-import type { Lease, LeaseTerms, Task, ToolAccess } from './model.ts';
+import type { KeyBinding, Lease, LeaseTerms, Task, ToolAccess } from './model.ts';
 import type { Obligations, RenewalContext } from './policy.ts';
 import type { Instant } from './time.ts';
 
 /** What a lease is bound to beside its life; undefined, as for nearly all, when nothing. */
-export function termsOf(args: DeclaredArguments, obligations: Obligations, now: Instant): LeaseTerms | undefined {
+export function termsOf(
+  args: DeclaredArguments,
+  obligations: Obligations,
+  now: Instant,
+  boundTo: KeyBinding | undefined,
+): LeaseTerms | undefined {
   const { argumentLimits = {}, renewNotBefore } = obligations;
   const plain = args.digest === noArguments.digest && Object.keys(argumentLimits).length === 0;
-  if (plain && renewNotBefore === undefined) return undefined;
+  if (plain && renewNotBefore === undefined && boundTo === undefined) return undefined;
   return {
     arguments: args,
     argumentLimits,
     renewNotBefore: renewNotBefore === undefined ? undefined : now + renewNotBefore,
+    ...(boundTo === undefined ? {} : { boundTo }),
   };
 }
 

@@ -64,6 +64,13 @@ export interface LeaseTerms {
   argumentLimits: ArgumentLimits;
   /** Policy renews it no earlier than this. */
   renewNotBefore: Instant | undefined;
+  /** The key that its holder has to prove; the same for the whole line. */
+  boundTo?: KeyBinding | undefined;
+}
+
+/** What a credential is bound to: the RFC 7638 thumbprint of a key (RFC 9449 §6). */
+export interface KeyBinding {
+  jkt: string;
 }
 
 /** One issued credential (design §2). Never holds secret material: `handle` is what finds it again at its target. */

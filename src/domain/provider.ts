@@ -5,7 +5,7 @@ import type { Instant } from './time.ts';
 
 /** Secret material. It lives from `issue` to the answer and nowhere else. */
 export type Material =
-  | { kind: 'access_token'; token: string; tokenType: 'Bearer' }
+  | { kind: 'access_token'; token: string; tokenType: 'Bearer' | 'DPoP' }
   | {
       kind: 'postgres_login';
       host: string;

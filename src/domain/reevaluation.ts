@@ -125,6 +125,7 @@ export function createJudge(options: Pick<ReevaluatorOptions, 'newId' | 'facts'>
       now,
       renewal: undefined,
       arguments: values,
+      boundTo: lease.terms?.boundTo === undefined ? undefined : 'dpop',
       facts: asFirst(known.facts),
       above: known.above?.map((hop) => ({ ...hop, facts: asFirst(hop.facts) })),
     };

@@ -88,6 +88,7 @@ function adviseRules(warn: Warn, rules: readonly Placed[], revision: PolicyRevis
       warn(source, [...path, 'when'], 'always holds', 'leave it out, so that nobody takes it for a condition');
     }
     adviseLimits(warn, one, revision);
+    adviseConstraint(warn, one, revision);
     const [agent] = one.agents;
     const candidates = [...(unconditional.get(agent!) ?? []), ...(agent === '*' ? [] : (unconditional.get('*') ?? []))];
     const over = candidates.find((other) => other !== one && covers(other, one) && overrules(other, one));
@@ -97,6 +98,34 @@ function adviseRules(warn: Warn, rules: readonly Placed[], revision: PolicyRevis
         ? `can never grant anything: rule ${over.id} always denies what it is about`
         : `adds nothing: rule ${over.id} always says the same of all that it is about`;
     warn(source, path, why, 'remove one of the two');
+  }
+}
+
+/** Only tokens can be bound, and only to a key: whatever else such a rule allows is never issued. */
+function adviseConstraint(warn: Warn, { source, path, rule, tools }: Placed, revision: PolicyRevision): void {
+  const constraint = rule.obligations?.senderConstraint;
+  if (constraint === undefined) return;
+  const at = [...path, 'obligations', 'senderConstraint'];
+  if (constraint === 'mtls') {
+    warn(source, at, 'nothing that the rule allows is issued: this release binds to no client certificate', 'say dpop');
+    return;
+  }
+  const named = tools.has('*')
+    ? [...revision.tools.values()]
+    : [...tools].flatMap((name) => revision.tools.get(name) ?? []);
+  for (const tool of named) {
+    for (const tier of rule.tiers) {
+      const provider = tool.tiers[tier]?.provider;
+      if (provider === undefined || provider === 'jwt') continue;
+      const name = `${tool.name}:${tier}`;
+      warn(
+        source,
+        at,
+        `${name} is never issued: what provider ${provider} makes cannot be bound to a key`,
+        `leave ${name} out of the rule`,
+      );
+      return;
+    }
   }
 }
 

@@ -78,13 +78,15 @@ interface StoredTerms {
   arguments: LeaseTerms['arguments'];
   limits: LeaseTerms['argumentLimits'];
   renew_not_before: number | null;
+  bound_to?: LeaseTerms['boundTo'];
 }
 
 function termsFromRow(value: unknown): LeaseTerms | undefined {
   if (value === null || value === undefined) return undefined;
   const stored = value as StoredTerms;
   const renewNotBefore = stored.renew_not_before ?? undefined;
-  return { arguments: stored.arguments, argumentLimits: stored.limits, renewNotBefore };
+  const terms = { arguments: stored.arguments, argumentLimits: stored.limits, renewNotBefore };
+  return stored.bound_to === undefined ? terms : { ...terms, boundTo: stored.bound_to };
 }
 
 export function termsColumn(terms: LeaseTerms | undefined): string | null {
@@ -93,6 +95,7 @@ export function termsColumn(terms: LeaseTerms | undefined): string | null {
     arguments: terms.arguments,
     limits: terms.argumentLimits,
     renew_not_before: terms.renewNotBefore ?? null,
+    ...(terms.boundTo === undefined ? {} : { bound_to: terms.boundTo }),
   };
   return JSON.stringify(stored);
 }

@@ -20,6 +20,8 @@ export interface VerifiedToken {
   epoch: number;
   issuedAt: Instant;
   expiresAt: Instant;
+  /** Thumbprint of the key that its holder proved (RFC 9449 §6); undefined for a bearer token. */
+  boundTo: string | undefined;
   /** All claims, as signed. */
   claims: Readonly<JWTPayload>;
 }
@@ -49,6 +51,7 @@ export function readClaims(payload: JWTPayload): VerifiedToken {
     epoch: epoch as number,
     issuedAt: payload.iat! * 1000,
     expiresAt: payload.exp! * 1000,
+    boundTo: boundTo(payload),
     claims: payload,
   };
 }
@@ -75,4 +78,15 @@ function delegatedBy(payload: JWTPayload): string[] {
     throw new TokenRefused('claims', 'the claim act must begin with the workload that holds the token');
   }
   return actors.slice(1);
+}
+
+/** A confirmation that this release does not know is one that it cannot check. */
+function boundTo(payload: JWTPayload): string | undefined {
+  const { cnf } = payload;
+  if (cnf === undefined) return undefined;
+  const { jkt, ...others } = cnf as Record<string, unknown>;
+  if (typeof jkt !== 'string' || jkt === '' || Object.keys(others).length > 0) {
+    throw new TokenRefused('proof_missing', 'the token is bound in a way that this verifier cannot check');
+  }
+  return jkt;
 }

@@ -10,7 +10,12 @@ export type RefusalCode =
   | 'claims'
   | 'revoked'
   | 'feed_stale'
-  | 'keys_unavailable';
+  | 'keys_unavailable'
+  /** It is bound to a key, and no proof of that key came with it. */
+  | 'proof_missing'
+  | 'proof_invalid'
+  /** That proof was used before. */
+  | 'proof_replayed';
 
 /** Why a token was refused. The message never holds the token; `code` is stable. */
 export class TokenRefused extends Error {

@@ -1,6 +1,11 @@
+import { randomUUID } from 'node:crypto';
 import { createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify } from 'jose';
 import type { JSONWebKeySet, JWTPayload, JWTVerifyGetKey } from 'jose';
 import type { Clock, Instant, Millis } from '../domain/time.ts';
+import { checkProof, ProofFault } from '../dpop/proof.ts';
+import type { CheckedProof } from '../dpop/proof.ts';
+import { createReplayStore } from '../dpop/replays.ts';
+import type { ReplayStore } from '../dpop/replays.ts';
 import { readClaims } from './claims.ts';
 import type { VerifiedToken } from './claims.ts';
 import { TokenRefused } from './errors.ts';
@@ -20,11 +25,28 @@ export interface VerifierOptions {
   clock?: Clock;
   /** How long fetched keys are kept: at most the broker's `cacheAge`. */
   jwksCacheAge?: Millis;
+  /** Where used proofs are remembered: one of several servers of a tool needs one that they share (default: this process). */
+  replays?: ReplayStore;
+}
+
+/** The request that a token came with, and its `DPoP` header: for tokens that are bound to a key (RFC 9449 §7). */
+export interface PresentedProof {
+  /** Value of the `DPoP` header; undefined or empty when there is none. Several headers are none. */
+  proof: string | undefined;
+  /** HTTP method of the request. */
+  method: string;
+  /** URL as the caller sees it; query and fragment do not count. */
+  url: string;
+  /** The nonce that this resource server asked for, where it asks for one (RFC 9449 §9). */
+  nonce?: string;
 }
 
 export interface Verifier {
-  /** Throws TokenRefused. */
-  verify(token: string): Promise<VerifiedToken>;
+  /**
+   * Throws TokenRefused. A token that is bound to a key is refused unless `presented` holds a proof of it for this very
+   * request: one that is taken without would be a bearer token after all.
+   */
+  verify(token: string, presented?: PresentedProof): Promise<VerifiedToken>;
 }
 
 /** Clock difference that is allowed at `exp` and `nbf`. */
@@ -39,16 +61,18 @@ export function createVerifier(options: VerifierOptions): Verifier {
   const { issuer, audience, feed } = options;
   const clock = options.clock ?? { now: Date.now };
   const stalenessBound = options.stalenessBound ?? defaultStalenessBound;
+  const replays = options.replays ?? createReplayStore();
   const keys = keySource(options.jwks, options.jwksCacheAge ?? defaultCacheAge);
 
   return {
-    async verify(token) {
+    async verify(token, presented) {
       checkForm(token);
       const now = clock.now();
       const payload = await checkSignature(token, keys, { issuer, audience, now });
       // RFC 7519 lets `aud` be a list; a credential of the broker is for one tool (design §3.2).
       if (payload.aud !== audience) throw new TokenRefused('audience', 'the token is not for this resource alone');
       const verified = readClaims(payload);
+      if (verified.boundTo !== undefined) await checkPossession(token, verified.boundTo, presented, replays, now);
       if (feed !== 'none') checkFeed(feed, verified, clock.now(), stalenessBound);
       return verified;
     },
@@ -115,6 +139,34 @@ function refusal(error: unknown): TokenRefused {
     return new TokenRefused('malformed', 'not a well-formed JWT', error);
   }
   return new TokenRefused('keys_unavailable', "the issuer's keys cannot be had; try again later", error);
+}
+
+async function checkPossession(
+  token: string,
+  jkt: string,
+  presented: PresentedProof | undefined,
+  replays: ReplayStore,
+  now: Instant,
+): Promise<void> {
+  if (presented?.proof === undefined || presented.proof === '') {
+    throw new TokenRefused('proof_missing', 'the token is bound to a key: send a proof of it in the header DPoP');
+  }
+  const { proof, method, url, nonce } = presented;
+  let checked: CheckedProof;
+  try {
+    checked = await checkProof(proof, { method, url, now, accessToken: token, nonce });
+  } catch (error) {
+    if (!(error instanceof ProofFault)) throw error;
+    throw new TokenRefused('proof_invalid', `the proof is not acceptable: ${error.message}`, error);
+  }
+  if (checked.jkt !== jkt) {
+    throw new TokenRefused('proof_invalid', 'the proof is of another key than the one that the token is bound to');
+  }
+  // No request is the same as another here: a proof is good for one.
+  const state = replays.use(checked, randomUUID(), now);
+  if (state === 'full') throw new TokenRefused('proof_replayed', 'too many proofs within a minute; try again shortly');
+  if (state === 'used')
+    throw new TokenRefused('proof_replayed', 'the proof was used before: make one for each request');
 }
 
 function checkFeed(feed: RevocationFeed, token: VerifiedToken, now: Instant, bound: Millis): void {

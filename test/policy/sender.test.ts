@@ -13,8 +13,7 @@ test('a credential that policy wants bound to a key is not issued unbound (fails
   expect(decide(revision, whole, access, context)).toEqual({
     effect: 'deny',
     rule: 'p/r',
-    reason:
-      'policy wants the credential bound to a DPoP key (RFC 9449), and this call offers none that this broker can bind to (p/r)',
+    reason: 'rule p/r wants the credential bound to a key of the agent: send a proof of it as dpop_proof (RFC 9449)',
   });
   expect(decide(revision, whole, access, { ...context, boundTo: 'mtls' }).effect).toBe('deny');
   expect(decide(revision, whole, access, { ...context, boundTo: 'dpop' }).effect).toBe('allow');

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { withMaterial, type MaterialOptions } from '../material-options.ts';
+import { withDpop, withMaterial, type MaterialOptions } from '../material-options.ts';
+import type { DpopOptions } from '../dpop.ts';
 import { collect, identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
 
-interface Options extends RemoteOptions, MaterialOptions {
+interface Options extends RemoteOptions, MaterialOptions, DpopOptions {
   tool: ToolAndTier;
   argument?: [string, string | number | boolean][];
   justification?: string;
@@ -32,6 +33,10 @@ export function credentialIssue(parent: Command): void {
         'leasehold credential issue tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --tool orders:read --format token',
         'a bare access token',
       ],
+      [
+        'leasehold credential issue tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --tool orders:read --dpop-key ~/.agent-key.pem --format token',
+        'one that only the holder of that key can use',
+      ],
     ],
   });
   command
@@ -40,9 +45,10 @@ export function credentialIssue(parent: Command): void {
     .option('--argument <name=value>', 'a declared argument of the tool; repeat it for more', collect(requestArgument))
     .option('--justification <text>', 'what this use is for; recorded, never decides')
     .option('--approval <approval>', 'the approval to use; without it one that fits is found', identifier('apr'));
-  withRequestId(withMaterial(command)).action(async (taskId: string, options: Options) => {
+  withRequestId(withDpop(withMaterial(command))).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const { checkOutput, deliver } = await import('../delivery.ts');
+    const { dpopProof } = await import('../dpop.ts');
     await checkOutput(options.output);
     const requestId = options.requestId ?? randomUUID();
     const answer = await remote.connect(options).call(remote.CredentialService.method.issueCredential, {
@@ -53,6 +59,7 @@ export function credentialIssue(parent: Command): void {
       justification: options.justification ?? '',
       approval: options.approval ?? '',
       arguments: Object.fromEntries(options.argument ?? []),
+      dpopProof: await dpopProof(remote.CredentialService.method.issueCredential, options),
     });
     await deliver(remote.required(answer.credential), options, requestId);
   });

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { withMaterial, type MaterialOptions } from '../material-options.ts';
+import { withDpop, withMaterial, type MaterialOptions } from '../material-options.ts';
+import type { DpopOptions } from '../dpop.ts';
 import { identifier } from '../values.ts';
 
-interface Options extends RemoteOptions, MaterialOptions {
+interface Options extends RemoteOptions, MaterialOptions, DpopOptions {
   requestId?: string;
 }
 
@@ -24,14 +25,17 @@ export function credentialRenew(parent: Command): void {
     ],
   });
   command.argument('<lease>', 'lease identifier', identifier('lse'));
-  withRequestId(withMaterial(command)).action(async (leaseId: string, options: Options) => {
+  withRequestId(withDpop(withMaterial(command))).action(async (leaseId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const { checkOutput, deliver } = await import('../delivery.ts');
+    const { dpopProof } = await import('../dpop.ts');
     await checkOutput(options.output);
     const requestId = options.requestId ?? randomUUID();
-    const answer = await remote
-      .connect(options)
-      .call(remote.CredentialService.method.renewCredential, { requestId, leaseId });
+    const answer = await remote.connect(options).call(remote.CredentialService.method.renewCredential, {
+      requestId,
+      leaseId,
+      dpopProof: await dpopProof(remote.CredentialService.method.renewCredential, options),
+    });
     await deliver(remote.required(answer.credential), options, requestId);
   });
 }

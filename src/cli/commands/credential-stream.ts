@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { withMaterial, type MaterialOptions } from '../material-options.ts';
+import { withDpop, withMaterial, type MaterialOptions } from '../material-options.ts';
+import type { DpopOptions } from '../dpop.ts';
 import { collect, identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
 
-interface Options extends RemoteOptions, MaterialOptions {
+interface Options extends RemoteOptions, MaterialOptions, DpopOptions {
   tool: ToolAndTier;
   argument?: [string, string | number | boolean][];
   justification?: string;
@@ -34,9 +35,10 @@ export function credentialStream(parent: Command): void {
     .requiredOption('--tool <tool:tier>', 'tool and tier', toolAndTier)
     .option('--argument <name=value>', 'a declared argument of the tool; repeat it for more', collect(requestArgument))
     .option('--justification <text>', 'what this use is for; recorded, never decides');
-  withRequestId(withMaterial(command)).action(async (taskId: string, options: Options) => {
+  withRequestId(withDpop(withMaterial(command))).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const { checkOutput, deliver } = await import('../delivery.ts');
+    const { dpopProof } = await import('../dpop.ts');
     await checkOutput(options.output);
     const requestId = options.requestId ?? randomUUID();
     // Not resumed: a new stream begins with a new issue, which is for the agent to decide.
@@ -49,6 +51,7 @@ export function credentialStream(parent: Command): void {
         tier: remote.tierValue[options.tool.tier],
         justification: options.justification ?? '',
         arguments: Object.fromEntries(options.argument ?? []),
+        dpopProof: await dpopProof(remote.CredentialService.method.streamCredential, options),
       },
       false,
     );

@@ -161,6 +161,8 @@ export function createApprovals(options: ApprovalsOptions) {
           now,
           renewal: undefined,
           arguments: action.arguments.values,
+          // Which key it is bound to is said when the credential is asked for.
+          boundTo: 'any',
           ...(await loadFacts(options.facts, task, above, access, needs, now)),
         });
         let request: NewApproval | undefined;

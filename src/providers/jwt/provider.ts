@@ -1,6 +1,6 @@
 import type { ArgumentLimits, Arguments } from '../../domain/arguments.ts';
 import { BrokerError } from '../../domain/errors.ts';
-import type { Lease, Task } from '../../domain/model.ts';
+import type { KeyBinding, Lease, Task } from '../../domain/model.ts';
 import type { Grant, Material, SelfContainedProvider } from '../../domain/provider.ts';
 import type { Clock } from '../../domain/time.ts';
 import type { KeyRing } from '../../keys/signing-keys.ts';
@@ -40,6 +40,8 @@ export interface AccessTokenClaims {
   epoch: number;
   /** Present when the task is below others: who hands on the work, and now does it. */
   act?: Actor;
+  /** RFC 7800 §3, RFC 9449 §6: present when only the holder of this key may use it. */
+  cnf?: KeyBinding;
   status: { status_list: StatusReference };
 }
 
@@ -90,7 +92,9 @@ export function createJwtProvider(options: JwtProviderOptions): SelfContainedPro
           `the token for ${grant.lease.tool}/${grant.lease.tier} would have ${token.length} bytes and ${maxTokenBytes} are allowed; its tool's owner has to shorten the tier's list of actions or the resource identifier${grant.above === undefined ? '' : `, or the task has to be less deep: the token names the ${grant.above.length + 1} workloads that acted`}`,
         );
       }
-      return { kind: 'access_token', token, tokenType: 'Bearer' };
+      // RFC 9449 §5: a bound token is no bearer token.
+      const tokenType = grant.lease.terms?.boundTo === undefined ? 'Bearer' : 'DPoP';
+      return { kind: 'access_token', token, tokenType };
     },
   };
 }
@@ -116,6 +120,7 @@ function claimsOf(
     root_task_id: task.rootTaskId,
     epoch: task.epoch,
     ...(above === undefined ? {} : { act: actorOf(lease.workload, above) }),
+    ...(lease.terms?.boundTo === undefined ? {} : { cnf: lease.terms.boundTo }),
     status: { status_list: statusListUri(task.statusIndex) },
   };
 }

@@ -26,7 +26,7 @@ export declare type AccessToken = Message<"leasehold.v1.AccessToken"> & {
   token: string;
 
   /**
-   * How to present it: `Bearer`.
+   * How to present it: `Bearer`, or `DPoP` when it is bound to a key: then each use needs a proof (RFC 9449 §7.1).
    *
    * @generated from field: string token_type = 2;
    */
@@ -278,6 +278,15 @@ export declare type IssueCredentialRequest = Message<"leasehold.v1.IssueCredenti
    * @generated from field: google.protobuf.Struct arguments = 6;
    */
   arguments?: JsonObject | undefined;
+
+  /**
+   * A DPoP proof (RFC 9449 §4.2) of a key of the agent, for credentials that only the holder of that key can use: `htm` is
+   * `POST`, `htu` the broker's issuer URL followed by `/leasehold.v1.CredentialService/` and this method's name. Needed where
+   * policy says so (`PlanEntry.sender_constraint`); given, the token is bound in any case, and its renewals to the same key.
+   *
+   * @generated from field: string dpop_proof = 8;
+   */
+  dpopProof: string;
 };
 
 /**
@@ -325,6 +334,13 @@ export declare type RenewCredentialRequest = Message<"leasehold.v1.RenewCredenti
    * @generated from field: string lease_id = 2;
    */
   leaseId: string;
+
+  /**
+   * For a lease that is bound to a key: a fresh proof of the same key.
+   *
+   * @generated from field: string dpop_proof = 3;
+   */
+  dpopProof: string;
 };
 
 /**
@@ -456,6 +472,15 @@ export declare type StreamCredentialRequest = Message<"leasehold.v1.StreamCreden
    * @generated from field: google.protobuf.Struct arguments = 6;
    */
   arguments?: JsonObject | undefined;
+
+  /**
+   * A DPoP proof (RFC 9449 §4.2) of a key of the agent, for credentials that only the holder of that key can use: `htm` is
+   * `POST`, `htu` the broker's issuer URL followed by `/leasehold.v1.CredentialService/` and this method's name. Needed where
+   * policy says so (`PlanEntry.sender_constraint`); given, the token is bound in any case, and its renewals to the same key.
+   *
+   * @generated from field: string dpop_proof = 8;
+   */
+  dpopProof: string;
 };
 
 /**
