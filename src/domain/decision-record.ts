@@ -24,6 +24,7 @@ export interface Asked {
 
 interface RecordedFacts {
   held?: Facts['held'];
+  called?: Facts['called'];
   lineage?: Facts['lineage'];
   earlier?: Facts['earlier'];
   rates: [string, number][];
@@ -63,8 +64,15 @@ export function asked(
   };
 }
 
-function recordedFacts({ held, lineage, earlier, rates, signals }: Facts): RecordedFacts {
-  return { held, lineage, earlier, rates: [...rates], ...(signals === undefined ? {} : { signals }) };
+function recordedFacts({ held, called, lineage, earlier, rates, signals }: Facts): RecordedFacts {
+  return {
+    held,
+    ...(called === undefined ? {} : { called }),
+    lineage,
+    earlier,
+    rates: [...rates],
+    ...(signals === undefined ? {} : { signals }),
+  };
 }
 
 function factsOf(recorded: RecordedFacts | undefined): Facts | undefined {
@@ -157,6 +165,7 @@ function lacks(task: Task, needs: FactNeeds, facts: Facts | undefined): boolean 
   if (facts === undefined) return true;
   return (
     (needs.held && facts.held === undefined) ||
+    (needs.called && facts.called === undefined) ||
     (needs.signals && facts.signals === undefined) ||
     (needs.earlier && facts.earlier === undefined) ||
     needs.rates.some((need) => !facts.rates.has(rateKey(need))) ||

@@ -15,6 +15,8 @@ export interface RateNeed {
 export interface FactNeeds {
   /** What the tree of the task holds or has held. */
   held: boolean;
+  /** What tool calls the tree of the task has on record. */
+  called: boolean;
   /** How deep the task is in its tree, and who opened the root. */
   lineage: boolean;
   /** What this very task has had of the tool and tier that is asked for. */
@@ -24,7 +26,14 @@ export interface FactNeeds {
   signals: boolean;
 }
 
-export const noNeeds: FactNeeds = { held: false, lineage: false, earlier: false, rates: [], signals: false };
+export const noNeeds: FactNeeds = {
+  held: false,
+  called: false,
+  lineage: false,
+  earlier: false,
+  rates: [],
+  signals: false,
+};
 
 /**
  * Whether it looks at what further credentials change: then two decisions at the same moment have to see each other. Lineage
@@ -49,6 +58,16 @@ export interface HeldAccess {
   count: number;
 }
 
+/** Calls of one tool and tier that the task's tree has on record. */
+export interface CalledAccess {
+  tool: string;
+  tier: Tier;
+  /** In the words of its agents. */
+  reported: number;
+  /** By the tool itself. */
+  attested: number;
+}
+
 export interface Facts {
   /** Undefined when nothing asked for it: that is not the same as nothing held. */
   held: readonly HeldAccess[] | undefined;
@@ -58,6 +77,8 @@ export interface Facts {
   earlier: Earlier | undefined;
   /** By `rateKey`. */
   rates: ReadonlyMap<string, number>;
+  /** Undefined when nothing asked for it. */
+  called?: readonly CalledAccess[] | undefined;
   /** Undefined when nothing asked for them. */
   signals?: readonly SignalFact[] | undefined;
 }
@@ -81,9 +102,9 @@ export interface DecisionFacts {
 
 /** What a task that has just been opened has: nothing yet. */
 export const noneEarlier: Earlier = { credentials: 0, since: undefined };
-export const nothingYet: Facts = { held: [], lineage: undefined, earlier: noneEarlier, rates: new Map() };
+export const nothingYet: Facts = { held: [], called: [], lineage: undefined, earlier: noneEarlier, rates: new Map() };
 /** Of a task below another: what its tree has is not its own to say. */
-export const ownNothingYet: Facts = { ...nothingYet, held: undefined };
+export const ownNothingYet: Facts = { ...nothingYet, held: undefined, called: undefined };
 
 export function rateKey({ scope, window, tool }: RateNeed): string {
   return `${scope} ${window} ${tool ?? ''}`;
@@ -95,6 +116,7 @@ export function mergeNeeds(a: FactNeeds | undefined, b: FactNeeds | undefined): 
   const rates = new Map([...a.rates, ...b.rates].map((need) => [rateKey(need), need]));
   return {
     held: a.held || b.held,
+    called: a.called || b.called,
     lineage: a.lineage || b.lineage,
     rates: [...rates.values()],
     signals: a.signals || b.signals,

@@ -1,5 +1,5 @@
 import type { Arguments, ArgumentSpecs } from '../domain/arguments.ts';
-import type { Facts, RateNeed } from '../domain/facts.ts';
+import type { CalledAccess, Facts, RateNeed } from '../domain/facts.ts';
 import { rateKey } from '../domain/facts.ts';
 import type { Agent, DecisionInput, Tool } from '../domain/policy.ts';
 import { subjectKinds } from '../domain/signals/model.ts';
@@ -140,6 +140,42 @@ export class HeldView {
   }
 }
 
+export class CalledItem {
+  readonly tool: string;
+  readonly tier: string;
+  readonly reported: bigint;
+  readonly attested: bigint;
+  constructor({ tool, tier, reported, attested }: CalledAccess) {
+    this.tool = tool;
+    this.tier = tier;
+    this.reported = BigInt(reported);
+    this.attested = BigInt(attested);
+  }
+}
+
+/** Which calls the tree of the task has on record. An agent that keeps quiet is in none: `held` knows what it could do. */
+export class CalledView {
+  readonly items: readonly CalledItem[] | undefined;
+  readonly #tools: ReadonlyMap<string, Tool>;
+  constructor(facts: Facts | undefined, tools: ReadonlyMap<string, Tool>) {
+    this.items = facts?.called?.map((access) => new CalledItem(access));
+    this.#tools = tools;
+  }
+  tool(name: string): boolean {
+    return known(this.items).some((item) => item.tool === name);
+  }
+  access(tool: string, tier: string): boolean {
+    return known(this.items).some((item) => item.tool === tool && item.tier === tier);
+  }
+  /** The tool itself says so: the only word on which something may be allowed. */
+  attested(tool: string, tier: string): boolean {
+    return known(this.items).some((item) => item.tool === tool && item.tier === tier && item.attested > 0n);
+  }
+  label(name: string, value: string): boolean {
+    return known(this.items).some((item) => this.#tools.get(item.tool)?.labels[name] === value);
+  }
+}
+
 export class CountView {
   readonly #facts: Facts | undefined;
   constructor(facts: Facts | undefined) {
@@ -234,6 +270,7 @@ export interface Activation extends Record<string, unknown> {
   renewal: RenewalView;
   time: TimeView;
   held: HeldView;
+  called: CalledView;
   count: CountView;
   rate: RateView;
   signals: SignalsView;
@@ -280,6 +317,7 @@ export const variables = {
     fields: { now: 'google.protobuf.Timestamp', hour: 'int', minute: 'int', weekday: 'int', date: 'string' },
   },
   held: { ctor: HeldView, fields: { items: 'list<HeldItem>' } },
+  called: { ctor: CalledView, fields: { items: 'list<CalledItem>' } },
   count: { ctor: CountView, fields: {} },
   rate: { ctor: RateView, fields: {} },
   signals: { ctor: SignalsView, fields: { items: 'list<SignalItem>' } },
@@ -288,6 +326,7 @@ export const variables = {
 
 /** Fields of what the variables hold, and of the methods' results. */
 export const heldItemFields = { tool: 'string', tier: 'string', count: 'int' } as const;
+export const calledItemFields = { tool: 'string', tier: 'string', reported: 'int', attested: 'int' } as const;
 
 export const signalItemFields = { subject: 'string', kind: 'string', value: 'int', source: 'string' } as const;
 

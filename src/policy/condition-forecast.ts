@@ -16,6 +16,7 @@ export interface Open {
   /** No workload is pinned yet. */
   caller: boolean;
   held: boolean;
+  called: boolean;
   lineage: boolean;
   signals: boolean;
   /** By `rateKey`. */
@@ -123,6 +124,7 @@ function collect(node: ASTNode, text: string, open: Open, names: Set<string>, mi
   if (node.op === 'id') {
     if (node.args === 'args' && open.arguments !== undefined) names.add('args');
     else if ((node.args === 'held' || node.args === 'count') && open.held) names.add(node.args);
+    else if (node.args === 'called' && open.called) names.add(node.args);
     else if ((node.args === 'signals' || node.args === 'risk') && open.signals) names.add(node.args);
     else if (node.args === 'caller' && open.caller) names.add('caller.workload');
     return;

@@ -7,14 +7,25 @@ import type { Millis } from '../domain/time.ts';
 import {
   ArgsView,
   HeldItem,
+  calledItemFields,
   heldItemFields,
   ListsView,
+  CalledItem,
   SignalItem,
   signalItemFields,
   UnknownFact,
   variables,
 } from './activation.ts';
-import type { Activation, CountView, HeldView, RateView, SignalsView, TimeView, ToolView } from './activation.ts';
+import type {
+  Activation,
+  CalledView,
+  CountView,
+  HeldView,
+  RateView,
+  SignalsView,
+  TimeView,
+  ToolView,
+} from './activation.ts';
 import { parseDuration } from '../config/duration.ts';
 import { unknownField } from './condition-fault.ts';
 import type { ConditionFault } from './condition-fault.ts';
@@ -91,6 +102,7 @@ export function createConditionCompiler(vocabulary: Vocabulary): CompileConditio
 function baseEnvironment(vocabulary: Vocabulary): Environment {
   const environment = new Environment({ limits });
   environment.registerType(HeldItem.name, { ctor: HeldItem, fields: { ...heldItemFields } });
+  environment.registerType(CalledItem.name, { ctor: CalledItem, fields: { ...calledItemFields } });
   environment.registerType(SignalItem.name, { ctor: SignalItem, fields: { ...signalItemFields } });
   for (const [name, { ctor, fields }] of Object.entries(variables)) {
     environment.registerType(ctor.name, { ctor, fields: { ...fields } });
@@ -123,6 +135,16 @@ function baseEnvironment(vocabulary: Vocabulary): Environment {
   );
   method('HeldView', 'label', ['string', 'string'], 'bool', (held: HeldView, name: string, value: string) =>
     held.label(name, value),
+  );
+  method('CalledView', 'tool', ['string'], 'bool', (called: CalledView, tool: string) => called.tool(tool));
+  method('CalledView', 'access', ['string', 'string'], 'bool', (called: CalledView, tool: string, tier: string) =>
+    called.access(tool, tier),
+  );
+  method('CalledView', 'attested', ['string', 'string'], 'bool', (called: CalledView, tool: string, tier: string) =>
+    called.attested(tool, tier),
+  );
+  method('CalledView', 'label', ['string', 'string'], 'bool', (called: CalledView, name: string, value: string) =>
+    called.label(name, value),
   );
   method('CountView', 'task', [], 'int', (count: CountView) => count.task(undefined));
   method('CountView', 'task', ['string'], 'int', (count: CountView, tool: string) => count.task(tool));

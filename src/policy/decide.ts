@@ -8,6 +8,7 @@ import { mergeApprovals } from './approval.ts';
 import {
   AgentView,
   ArgsView,
+  CalledView,
   CallerView,
   CountView,
   HeldView,
@@ -221,6 +222,7 @@ function activationFor(world: World, { agent, tool, tier }: Subject, input: Deci
     renewal: new RenewalView(input.renewal),
     time: new TimeView(new Date(now), world.timeZone),
     held: new HeldView(facts, world.tools),
+    called: new CalledView(facts, world.tools),
     count: new CountView(facts),
     rate: new RateView(facts),
     signals,

@@ -134,6 +134,7 @@ export interface PolicyCase {
       sinceApproval?: { count: number; age: string };
     };
     held?: Record<string, number>;
+    called?: Record<string, { reported?: number; attested?: number }>;
     earlier?: { credentials: number; age: string };
     rates?: Record<string, number>;
     signals?: { subject: SubjectKind; kind: string; value?: number; source?: string }[];

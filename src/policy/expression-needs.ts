@@ -9,6 +9,8 @@ export function needsOf(node: ASTNode): FactNeeds | undefined {
   let needs: FactNeeds | undefined;
   if (node.op === 'id' && (node.args === 'held' || node.args === 'count')) {
     needs = { ...noNeeds, held: true };
+  } else if (node.op === 'id' && node.args === 'called') {
+    needs = { ...noNeeds, called: true };
   } else if (node.op === 'id' && (node.args === 'signals' || node.args === 'risk')) {
     needs = { ...noNeeds, signals: true };
   } else if (node.op === '.' && node.args[0].op === 'id' && node.args[0].args === 'task') {

@@ -30,6 +30,7 @@ export function forecastByRules(
     arguments: input.arguments === undefined ? (subject.tier.arguments ?? {}) : undefined,
     caller: input.workload === undefined,
     held: input.facts?.held === undefined,
+    called: input.facts?.called === undefined,
     lineage: input.task.parentTaskId !== undefined && input.facts?.lineage === undefined,
     signals: input.facts?.signals === undefined,
     knownRates: input.facts?.rates ?? new Set<string>(),

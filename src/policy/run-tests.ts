@@ -66,7 +66,7 @@ export function checkTests(
       });
     (source.value as PolicyTestDocument).spec.cases.forEach((one, index) => {
       const at = ['spec', 'cases', index];
-      const { agent, tool, tier, held, rates, signals } = one.request;
+      const { agent, tool, tier, held, called, rates, signals } = one.request;
       if (!revision.agents.has(agent)) {
         const hint = suggestion(agent, revision.agents.keys(), 'agents');
         report([...at, 'request', 'agent'], `there is no agent ${quote(agent)}`, hint);
@@ -79,10 +79,12 @@ export function checkTests(
         const has = Object.keys(registered.tiers).join(', ');
         report([...at, 'request', 'tier'], `tool ${quote(tool)} has no tier ${tier}`, `it has ${has}`);
       }
-      for (const name of Object.keys(held ?? {})) {
-        const [heldTool, heldTier] = accessOf(name);
-        if (revision.tools.get(heldTool)?.tiers[heldTier] !== undefined) continue;
-        report([...at, 'request', 'held', name], `there is no ${quote(name)}`, 'write it as tool:tier');
+      for (const [field, accesses] of Object.entries({ held, called })) {
+        for (const name of Object.keys(accesses ?? {})) {
+          const [ofTool, ofTier] = accessOf(name);
+          if (revision.tools.get(ofTool)?.tiers[ofTier] !== undefined) continue;
+          report([...at, 'request', field, name], `there is no ${quote(name)}`, 'write it as tool:tier');
+        }
       }
       for (const name of Object.keys(rates ?? {})) {
         if (rateOf(name) !== undefined) continue;
@@ -198,6 +200,10 @@ function inputOf(revision: PolicyRevision, { request }: PolicyCase): DecisionInp
     held: Object.entries(request.held ?? {}).map(([name, count]) => {
       const [heldTool, heldTier] = accessOf(name);
       return { tool: heldTool, tier: heldTier, count };
+    }),
+    called: Object.entries(request.called ?? {}).map(([name, { reported = 0, attested = 0 }]) => {
+      const [calledTool, calledTier] = accessOf(name);
+      return { tool: calledTool, tier: calledTier, reported, attested };
     }),
     lineage: { depth, orchestrator: task.orchestrator ?? opener },
     earlier: earlierOf(request, now),

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { rateKey } from '../domain/facts.ts';
-import type { DecisionFacts, Earlier, Facts, HeldAccess, RateNeed, Uncounted } from '../domain/facts.ts';
+import type { CalledAccess, DecisionFacts, Earlier, Facts, HeldAccess, RateNeed, Uncounted } from '../domain/facts.ts';
 import type { ToolAccess } from '../domain/model.ts';
 import type { Instant } from '../domain/time.ts';
 import { guarded } from './pool.ts';
@@ -17,14 +17,15 @@ export function createFactsStore(pool: pg.Pool): DecisionFacts {
   return {
     load: (task, access, needs, now, except) =>
       guarded(async () => {
-        const [held, lineage, earlier, ...counts] = await Promise.all([
+        const [held, called, lineage, earlier, ...counts] = await Promise.all([
           needs.held ? heldBy(pool, task, access, except) : undefined,
+          needs.called ? calledBy(pool, task) : undefined,
           needs.lineage && task.parentTaskId !== undefined ? lineageOf(pool, task) : undefined,
           needs.earlier ? earlierOf(pool, task, access, except) : undefined,
           ...needs.rates.map((need) => countOf(pool, task, access, need, now, except)),
         ]);
         const rates = new Map(needs.rates.map((need, index) => [rateKey(need), counts[index]!]));
-        return { held, lineage, earlier, rates } satisfies Facts;
+        return { held, lineage, earlier, rates, ...(called === undefined ? {} : { called }) } satisfies Facts;
       }),
   };
 }
@@ -48,6 +49,20 @@ async function heldBy(
       WHERE t.tenant = $1 AND t.root_task_id = $2 AND ${counted}
       GROUP BY l.tool, l.tier ORDER BY l.tool, l.tier`,
     values: [task.tenant, task.rootTaskId, ...uncounted(task, access, except)],
+  });
+  return rows;
+}
+
+/** Indexes tasks_tree and tool_calls_of_task. */
+async function calledBy(pool: pg.Pool, task: FactTask): Promise<CalledAccess[]> {
+  const { rows } = await pool.query<CalledAccess>({
+    name: 'facts-called',
+    text: `SELECT c.tool, c.tier, (count(*) FILTER (WHERE c.reporter = 'agent'))::int AS reported,
+        (count(*) FILTER (WHERE c.reporter = 'tool'))::int AS attested
+      FROM tasks t JOIN tool_calls c ON c.tenant = t.tenant AND c.task_id = t.task_id
+      WHERE t.tenant = $1 AND t.root_task_id = $2
+      GROUP BY c.tool, c.tier ORDER BY c.tool, c.tier`,
+    values: [task.tenant, task.rootTaskId],
   });
   return rows;
 }

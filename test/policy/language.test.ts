@@ -119,7 +119,7 @@ describe('a condition sees', () => {
       rule('renews', 'allow', { obligations: { renewal: { condition: 'held.tool("t")' } } }),
     ]);
     const rates = [{ scope: 'agent', window: 3_600_000, tool: 't' }];
-    const needs = { held: false, lineage: true, earlier: false, rates, signals: false };
+    const needs = { held: false, called: false, lineage: true, earlier: false, rates, signals: false };
     expect(revision.needs('a', { tool: 't', tier: 'read' }, false, 0)).toEqual(needs);
     expect(revision.needs('a', { tool: 't', tier: 'read' }, true, 0)).toEqual({ ...needs, held: true });
     expect(compile([rule('plain', 'allow')]).needs('a', { tool: 't', tier: 'read' }, true, 0)).toBeUndefined();

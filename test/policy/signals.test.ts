@@ -47,6 +47,7 @@ describe('a condition about signals', () => {
     const reads = compile([rule('r', 'deny', { when: 'risk.highest > 50' })]);
     expect(reads.needs('a', access, false, 0)).toEqual({
       held: false,
+      called: false,
       lineage: false,
       earlier: false,
       rates: [],

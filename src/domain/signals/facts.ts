@@ -9,7 +9,7 @@ const nothing: Facts = { held: undefined, lineage: undefined, earlier: undefined
 export function withSignals(stored: DecisionFacts, board: SignalBoard): DecisionFacts {
   return {
     load: async (task, access, needs, now, except) => {
-      const fromStorage = needs.held || needs.lineage || needs.earlier || needs.rates.length > 0;
+      const fromStorage = needs.held || needs.called || needs.lineage || needs.earlier || needs.rates.length > 0;
       const [facts, signals] = await Promise.all([
         fromStorage ? stored.load(task, access, needs, now, except) : nothing,
         needs.signals ? board.about(task.tenant, aboutDecision(task, access.tool), now) : undefined,
