@@ -19,7 +19,9 @@ export interface Arguments {
 export const decideScenario = 'decide';
 /** Measures the program, not calls: by itself as well, on a broker of its own. */
 export const replayScenario = 'replay';
-const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario, replayScenario];
+/** From a signal to the death of what it concerns: events on a schedule, not calls in flight. */
+export const signalScenario = 'signal-settle';
+const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario, replayScenario, signalScenario];
 
 export const usage = `npm run bench -- <scenario> … [options]
 
@@ -35,7 +37,8 @@ export const usage = `npm run bench -- <scenario> … [options]
   --cpu-prof <folder>     write a CPU profile of the broker there
 
 echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
-and alone, without a broker; then replay: policy replay of 100,000 decisions that a broker has recorded.`;
+and alone, without a broker; then replay: policy replay of 100,000 decisions that a broker has recorded; then signal-settle: 100 signals a second, each
+to the death of the credential that it concerns, for --seconds.`;
 
 export class UsageError extends Error {}
 

@@ -1,10 +1,19 @@
-import { decideScenario, parseArguments, replayScenario, usage, UsageError, type Arguments } from './arguments.ts';
+import {
+  decideScenario,
+  parseArguments,
+  replayScenario,
+  signalScenario,
+  usage,
+  UsageError,
+  type Arguments,
+} from './arguments.ts';
 import { measureDecide } from './decide.ts';
 import { startMachine, type Estate, type Machine } from './estate.ts';
 import { addOpenLeases, endLeasesOf } from './open-leases.ts';
 import { measureReplay } from './replay.ts';
 import { pointJson, table, targets, type Point } from './report.ts';
 import { scenarios, type Scenario } from './scenarios.ts';
+import { measureSignalSettle } from './signal-settle.ts';
 import { median, summarise, type Sample } from './statistics.ts';
 
 /** One scenario against one broker: what takes turns. */
@@ -30,12 +39,13 @@ async function main(argv: readonly string[]): Promise<number> {
     return 0;
   }
   const others = [...args.scenarios].filter(
-    (name) => ![decideScenario, replayScenario, 'echo', 'commit'].includes(name),
+    (name) => ![decideScenario, replayScenario, signalScenario, 'echo', 'commit'].includes(name),
   );
   let missed = 0;
   if (args.scenarios.has(decideScenario)) {
     missed = await measureDecide(args, progress);
-    if (others.length === 0 && !args.scenarios.has(replayScenario)) return missed;
+    if (others.length === 0 && ![replayScenario, signalScenario].some((name) => args.scenarios.has(name)))
+      return missed;
   }
   progress('starting PostgreSQL and the load process');
   const machine = await startMachine(args.dir, args);
@@ -46,8 +56,11 @@ async function main(argv: readonly string[]): Promise<number> {
   try {
     if (args.scenarios.has(replayScenario)) {
       missed ||= await Promise.race([measureReplay(machine, args, progress), interrupted]);
-      if (others.length === 0) return missed;
     }
+    if (args.scenarios.has(signalScenario)) {
+      missed = (await Promise.race([measureSignalSettle(machine, args, progress), interrupted])) || missed;
+    }
+    if (others.length === 0) return missed;
     return await Promise.race([measureAll(machine, args), interrupted]);
   } finally {
     await machine.stop();

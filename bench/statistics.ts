@@ -42,7 +42,7 @@ export function summarise({ slices, rssBytes }: Sample): Measured {
 }
 
 /** The smallest value that at least `q` of the values do not exceed. */
-function quantile(sorted: Float64Array, q: number): number {
+export function quantile(sorted: Float64Array, q: number): number {
   return sorted[Math.max(0, Math.ceil(sorted.length * q) - 1)] ?? NaN;
 }
 
