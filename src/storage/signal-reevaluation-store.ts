@@ -44,9 +44,9 @@ async function step(
   return await transaction(pool, async (client) => {
     const { rows: entries } = await client.query<Entry>({
       name: 'claim-signal-reevaluations',
-      // Index signal_reevaluations_due.
+      // Index signal_reevaluations_due. What has not been looked at yet goes before what is looked at once more.
       text: `SELECT tenant, position, subject_kind, subject, pass, began_at, cursor_lease FROM signal_reevaluations
-        WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED`,
+        WHERE due_at <= clock_timestamp() ORDER BY pass > 0, due_at LIMIT $1 FOR UPDATE SKIP LOCKED`,
       values: [work.entries],
     });
     if (entries.length === 0) return undefined;
