@@ -262,7 +262,9 @@ export function createReconciler(options: ReconcilerOptions) {
       const done: Finding[] = [];
       for (let next = 0; next < some.length; next += atOnce) {
         done.push(
-          ...(await Promise.all(some.slice(next, next + atOnce).map((each) => take(provider, key, each, request)))),
+          ...(await Promise.all(
+            some.slice(next, next + atOnce).map((each) => take(provider, inventory, key, each, request, signal)),
+          )),
         );
       }
       await store.record(
@@ -304,19 +306,24 @@ export function createReconciler(options: ReconcilerOptions) {
 
   async function take(
     provider: TargetProvider,
+    inventory: TargetInventory,
     key: TargetKey,
     finding: Finding,
     request: ReconcileRequest,
+    signal: AbortSignal,
   ): Promise<Finding> {
     const { handle, kind } = finding;
     try {
-      const remaining = await within(options.revokeTimeout, (signal) => provider.revoke(handle, signal));
+      const remaining = await within(options.revokeTimeout, (limit) => provider.revoke(handle, limit), signal);
       if (remaining !== undefined) {
         const because =
           'deadBy' in remaining
             ? `it cannot be revoked alone and dies by itself at ${new Date(remaining.deadBy).toISOString()}`
             : remaining.because;
         throw new BrokerError('PROVIDER_UNAVAILABLE', because);
+      }
+      if ((await inventory.present(key.target, [handle], bounded(signal))).has(handle)) {
+        throw new BrokerError('PROVIDER_UNAVAILABLE', 'the target holds it although it was revoked');
       }
       emit('stray.revoked', { ...named(key), handle, why: whyOf(kind), by: request.actor });
       return { ...finding, settled: true };

@@ -55,6 +55,8 @@ export function createRevoke({ tokens, store, clock }: RevokeOptions) {
       case 'wrapped':
         return await endWrapped(server, part, signal);
       case 'token':
+        // Listed just now: that this replica has ended it before, in a Vault that was restored since, says nothing.
+        await endToken(server, part.accessor, signal);
         return void (await tokens.end(server, part.accessor, signal));
     }
   }
