@@ -392,6 +392,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       store: storage.handover(outbox),
       facts,
       cache,
+      locks: lockGuard,
       kickSettler: () => settling.kick(),
       kickMessenger: () => messages.kick(),
       admit: () => monitor.admit(),

@@ -9,6 +9,7 @@ import { mayDelegate } from './delegation/child.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
 import type { DecisionFacts } from './facts.ts';
 import type { TaskCache } from './issue.ts';
+import { lockedError, type LockGuard } from './locks/guard.ts';
 import type { Task } from './model.ts';
 import { planAsOf, planDetail, type OpenedTask } from './opening.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
@@ -54,6 +55,7 @@ export interface HandoverOptions {
   store: HandoverStore;
   facts: DecisionFacts;
   cache: TaskCache;
+  locks: LockGuard;
   kickSettler: () => void;
   kickMessenger: () => void;
   /** Throws when this replica must not decide (its clock is off). */
@@ -82,6 +84,9 @@ export function createHandover(options: HandoverOptions) {
     const above = await tasksAbove(tasks.get, task);
     const to = { agent: request.agent, workload: request.agentWorkload };
     check(revision, task, above, to);
+    // It would get nothing.
+    const { lock } = await options.locks.standing(asTheirs(task, to), to.workload, undefined);
+    if (lock !== undefined) throw lockedError(lock);
     const event = auditEvent(task, 'task.handed_over', caller.workload, now, {
       request_id: request.requestId,
       from: { agent: task.agent, workload: task.agentWorkload ?? null },

@@ -100,6 +100,16 @@ function tellings({ kind, detail }: TimelineEvent): Told[] {
       return [['effect', `${access} ${text(detail['action'])} unfinished: nobody said how it ended`]];
     case 'call.raised':
       return [['raised', `${access} ${text(detail['action'])}: ${list(detail['violations'])}`]];
+    case 'lease.locked':
+      return [['settlement', `${access} ended by lock ${text(detail['lock'])}`]];
+    case 'task.denied':
+      return [['decision', `deny a task below this one for agent ${text(detail['agent'])}: ${text(detail['reason'])}`]];
+    case 'lock.created':
+      return [['raised', `locked (${text(detail['lock'])})${quoted(detail['reason'])}`]];
+    case 'lock.lift_requested':
+      return [['change', `a person wants lock ${text(detail['lock'])} lifted${quoted(detail['reason'])}`]];
+    case 'lock.lifted':
+      return [['change', `lock ${text(detail['lock'])} lifted${quoted(detail['reason'])}`]];
     default:
       if (kind.startsWith('approval.')) {
         return [['approval', `${kind.slice('approval.'.length)} ${access} ${plain(detail, ofAnyApproval)}`.trimEnd()]];

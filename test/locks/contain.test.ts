@@ -56,7 +56,9 @@ test('contain locks, settles, keeps evidence with a digest that the audit has, a
   expect(await refusalOf(issue(taskId, reportsRead))).toMatchObject({ reason: 'TASK_CLOSED' });
   expect(result.stderr).toMatch(/^locked {4}lck_[0-9a-f]{32}: nothing is issued/m);
   expect(result.stderr).toMatch(/^settled {3}every task below is closed/m);
-  expect(result.stdout).toMatch(/an end-to-end test[\s\S]*lock\.created[\s\S]*task closing \(locked\)/);
+  expect(result.stdout).toMatch(
+    /an end-to-end test[\s\S]*locked \(lck_[0-9a-f]+\): "INC-7: wrong"[\s\S]*task closing \(locked\)/,
+  );
   expect(result.stdout).toMatch(/^nothing is alive/m);
 
   const { text, lines } = await evidenceIn(file);
