@@ -80,7 +80,7 @@ export function createLockGuard({ watch, get }: LockGuardOptions): LockGuard {
 
 /** For whoever is refused: that it is locked and what to do, not who did it and why. */
 export function lockedReason(lock: Pick<Lock, 'scope'>): string {
-  return `${lockedWhat(lock)} is locked by an operator`;
+  return `${lockedWhat(lock)} is locked`;
 }
 
 function lockedWhat({ scope }: Pick<Lock, 'scope'>): string {

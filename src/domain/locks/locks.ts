@@ -88,7 +88,11 @@ export function createLocks(options: LocksOptions) {
           { violations: [{ field: 'scope', description: 'not registered' }] },
         );
       }
-      return await place({ ...request, tenant, scope, by: caller.workload, placedIn: caller.tenant });
+      const lock = await place({ ...request, tenant, scope, by: caller.workload, placedIn: caller.tenant });
+      if (!sameLock(lock, { ...request, tenant, scope })) {
+        throw new BrokerError('REQUEST_ID_REUSED', 'this request_id placed another lock: send a new one');
+      }
+      return lock;
     },
 
     /** Lifted, or with the first of two people's word on it. */
@@ -192,9 +196,6 @@ export function createLocks(options: LocksOptions) {
         `the tenant has ${mostLocks} locks in force: lift some, or lock the whole tenant`,
       );
     }
-    if (!result.placed && !sameLock(result.lock, lock)) {
-      throw new BrokerError('REQUEST_ID_REUSED', 'this request_id placed another lock: send a new one');
-    }
     if (result.placed) {
       emit('lock.created', lockFields(result.lock));
       if (settle) options.kickSettling();
@@ -270,8 +271,8 @@ function locksOut(lock: Lock, caller: Caller): boolean {
   return lockedBy(index, { tenant, agents: [...caller.agents], workloads: [workload], chain: [] }) !== undefined;
 }
 
-function sameLock(a: Lock, b: NewLock): boolean {
-  const shape = ({ tenant, scope, reason, settle, expiresAt }: Omit<NewLock, 'requestId'>) =>
+function sameLock(a: Lock, b: Pick<Lock, 'tenant' | 'scope' | 'reason' | 'settle' | 'expiresAt'>): boolean {
+  const shape = ({ tenant, scope, reason, settle, expiresAt }: typeof b) =>
     JSON.stringify([tenant, scopeText({ tenant, scope }), reason, settle, expiresAt ?? null]);
   return shape(a) === shape(b);
 }
