@@ -271,9 +271,9 @@ function locksOut(lock: Lock, caller: Caller): boolean {
   return lockedBy(index, { tenant, agents: [...caller.agents], workloads: [workload], chain: [] }) !== undefined;
 }
 
-function sameLock(a: Lock, b: Pick<Lock, 'tenant' | 'scope' | 'reason' | 'settle' | 'expiresAt'>): boolean {
-  const shape = ({ tenant, scope, reason, settle, expiresAt }: typeof b) =>
-    JSON.stringify([tenant, scopeText({ tenant, scope }), reason, settle, expiresAt ?? null]);
+/** The end is that of the first call: a command line that is repeated counts from another moment. */
+function sameLock(a: Lock, b: Pick<Lock, 'tenant' | 'scope' | 'reason' | 'settle'>): boolean {
+  const shape = (lock: typeof b) => JSON.stringify([scopeText(lock), lock.tenant, lock.reason, lock.settle]);
   return shape(a) === shape(b);
 }
 
