@@ -83,7 +83,7 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
 }
 
 /** Whatever ends a lease alone is told, but what the feed has already, or nobody needs to be told. */
-const byItself = `settle_cause NOT IN ('closed', 'expired', 'abandoned', 'handed_over')`;
+const byItself = `settle_cause NOT IN ('closed', 'expired', 'abandoned', 'handed_over', 'locked')`;
 
 /**
  * Nothing has to be asked of a target here, so the outcome is a matter of kind and time, and a thousand leases are one
