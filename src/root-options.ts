@@ -87,7 +87,8 @@ export function webhookEndpoints(config: Config) {
   return config.approvals.webhooks.map((hook) => ({
     name: hook.name,
     url: hook.url,
-    secret: () => readWebhookSecret(hook.secret),
+    secrets: () =>
+      [hook.secret, ...(hook.previousSecret === undefined ? [] : [hook.previousSecret])].map(readWebhookSecret),
     timeoutMs: hook.timeout,
     ca: hook.caFile === undefined ? undefined : readFileSync(hook.caFile, 'utf8'),
   }));

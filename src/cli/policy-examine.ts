@@ -19,7 +19,11 @@ export interface Examined {
 }
 
 /** A folder of policy documents, by itself or with the names that a configuration defines. */
-export async function examinePolicy(given: string | undefined, configFile: string | undefined): Promise<Examined> {
+export async function examinePolicy(
+  given: string | undefined,
+  configFile: string | undefined,
+  now = Date.now(),
+): Promise<Examined> {
   const config =
     configFile === undefined
       ? undefined
@@ -36,6 +40,6 @@ export async function examinePolicy(given: string | undefined, configFile: strin
     known,
     result,
     issues: sortIssues(checkTests(tests, sources, revision)),
-    warnings: sortIssues(advise(sources, revision, Date.now())),
+    warnings: sortIssues(advise(sources, revision, now)),
   };
 }

@@ -121,6 +121,8 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
   approvals.webhooks.forEach((hook, index) => {
     const path = ['approvals', 'webhooks', index];
     secret(written(path, 'secret'), () => readWebhookSecret(hook.secret));
+    const { previousSecret } = hook;
+    if (previousSecret !== undefined) secret(written(path, 'previousSecret'), () => readWebhookSecret(previousSecret));
     file([...path, 'caFile'], hook.caFile);
   });
   return issues;

@@ -192,6 +192,8 @@ export interface WebhookConfig {
   name: string;
   url: string;
   secret: SecretSource;
+  /** The one that it replaces; both sign while it is configured. */
+  previousSecret: SecretSource | undefined;
   timeout: Millis;
   caFile: string | undefined;
 }

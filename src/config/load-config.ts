@@ -171,6 +171,11 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         name: hook.name,
         url: hook.url,
         secret: secret(`approvals.webhooks.${hook.name}.secret`, hook.secretFile, hook.secretEnv)!,
+        previousSecret: secret(
+          `approvals.webhooks.${hook.name}.previousSecret`,
+          hook.previousSecretFile,
+          hook.previousSecretEnv,
+        ),
         timeout: millis(hook.timeout),
         caFile: optional(hook.caFile),
       })),

@@ -66,6 +66,8 @@ export interface RawConfig {
       url: string;
       secretFile?: string;
       secretEnv?: string;
+      previousSecretFile?: string;
+      previousSecretEnv?: string;
       timeout: string;
       caFile?: string;
     }[];

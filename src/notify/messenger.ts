@@ -69,14 +69,14 @@ export function createMessenger({ clock, store, endpoints, random, emit }: Messe
   }
 
   async function attempt(endpoint: Endpoint, message: Notification, now: number) {
-    let secret: Uint8Array;
+    let secrets: readonly Uint8Array[];
     try {
-      secret = endpoint.secret();
+      secrets = endpoint.secrets();
     } catch {
       return { outcome: 'refused' as const, error: 'its signing secret cannot be read', retryAfterMs: undefined };
     }
     const { notificationId, payload } = message;
-    return await post(endpoint, signedHeaders(notificationId, now, payload, secret), payload);
+    return await post(endpoint, signedHeaders(notificationId, now, payload, secrets), payload);
   }
 
   async function putBack(message: Notification): Promise<void> {

@@ -6,7 +6,7 @@ export interface Endpoint {
   /** https, or http on loopback (configuration holds it). */
   url: string;
   /** Read at each delivery, so that a secret that was replaced counts at once. */
-  secret: () => Uint8Array;
+  secrets: () => readonly Uint8Array[];
   timeoutMs: number;
   ca: string | undefined;
 }

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { notice } from '../domain/approvals/build.ts';
 import type { Approval } from '../domain/approvals/model.ts';
 import type {
   ApprovalChange,
@@ -132,7 +133,7 @@ async function request(
   const { tenant, taskId, agent, requestedAt: now } = requests[0]!;
   // One after the other for an agent: counts hold, and the same request is made once.
   await client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [`approvals ${tenant} ${agent}`]);
-  await clearEnded(client, tenant, taskId, now);
+  await clearEnded(client, outbox, tenant, taskId, now);
   const results: { approval: Approval; asked: boolean }[] = [];
   const made: Approval[] = [];
   for (const wanted of requests) {
@@ -174,8 +175,8 @@ async function emergencyOf(client: Client, wanted: NewApproval): Promise<Approva
 }
 
 /** Frees the place of what has ended where the worker has not come to it yet. */
-async function clearEnded(client: Client, tenant: string, taskId: string, now: Instant): Promise<void> {
-  await client.query(
+async function clearEnded(client: Client, outbox: Outbox, tenant: string, taskId: string, now: Instant): Promise<void> {
+  const { rows } = await client.query<{ approval_id: string; state: string }>(
     `WITH ended AS (
       UPDATE approvals a SET
         state = CASE a.state WHEN 'pending' THEN 'timed_out' ELSE 'expired' END,
@@ -184,14 +185,22 @@ async function clearEnded(client: Client, tenant: string, taskId: string, now: I
       WHERE a.tenant = $1 AND a.task_id = $2 AND a.state IN ('pending', 'approved')
         AND COALESCE(a.expires_at, a.decide_by) <= $3
       RETURNING a.*
-    )
-    INSERT INTO audit_events (tenant, kind, at, actor, task_id, lease_id, detail)
-    SELECT tenant, 'approval.' || state, $3, 'broker', task_id, NULL,
+    ), logged AS (
+      INSERT INTO audit_events (tenant, kind, at, actor, task_id, lease_id, detail)
+      SELECT tenant, 'approval.' || state, $3, 'broker', task_id, NULL,
       json_build_object('approval', approval_id, 'tool', tool, 'tier', tier, 'arguments_digest', arguments_digest,
         'policy_revision', policy_revision)
-    FROM ended`,
+      FROM ended
+    )
+    SELECT approval_id, state FROM ended`,
     [tenant, taskId, new Date(now)],
   );
+  // People hear of it as when the worker comes to it first.
+  for (const { approval_id: approvalId, state } of rows) {
+    if (state !== 'timed_out') continue;
+    const ended = (await one(client, 'a.tenant = $1 AND a.approval_id = $2', [tenant, approvalId]))!;
+    await insertNotifications(client, outbox, tenant, notice('approval.timed_out', [ended], now), now);
+  }
 }
 
 /**

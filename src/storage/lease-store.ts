@@ -4,6 +4,7 @@ import type { Lease, LeaseOutcome, LeaseSummary } from '../domain/model.ts';
 import type { LeaseFilter, LeaseStore } from '../domain/store.ts';
 import type { Instant } from '../domain/time.ts';
 import { guarded } from './pool.ts';
+import { giveUsesBack } from './approval-uses.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
 
 type Row = Record<string, unknown>;
@@ -163,19 +164,8 @@ async function abandon(pool: pg.Pool, lease: Lease, now: Instant, event: AuditEv
           request_id = CASE WHEN state = 'pending' THEN request_id || '~' || lease_id ELSE request_id END
         WHERE tenant = $1 AND lease_id = $2
           AND (state = 'pending' OR (state = 'settling' AND settle_cause = 'abandoned' AND handle <> $4))
-        RETURNING lease_id
-      ), unused AS (
-        DELETE FROM approval_uses u USING written w WHERE u.tenant = $1 AND u.lease_id = w.lease_id
-        RETURNING u.approval_id
-      ), given_back AS (
-        -- Nobody received it: the use is there again, unless the same was asked anew meanwhile.
-        UPDATE approvals a SET uses_left = a.uses_left + 1, state = 'approved'
-        FROM unused u
-        WHERE a.tenant = $1 AND a.approval_id = u.approval_id AND a.state IN ('approved', 'used') AND a.expires_at > $3
-          AND (a.state = 'approved' OR NOT EXISTS (
-            SELECT FROM approvals o WHERE o.tenant = a.tenant AND o.task_id = a.task_id AND o.tool = a.tool AND o.tier = a.tier
-              AND o.arguments_digest = a.arguments_digest AND o.state IN ('pending', 'approved')))
-      ), logged AS (
+        RETURNING tenant, task_id, lease_id
+      ), ${giveUsesBack('written', '$3')}, logged AS (
         ${auditInsert} ${auditSelect} FROM ${auditUnnest(5)} WHERE EXISTS (SELECT FROM written)
       )
       SELECT EXISTS (SELECT FROM leases WHERE tenant = $1 AND lease_id = $2 AND state <> 'settled') AS open`,

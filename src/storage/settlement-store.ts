@@ -4,6 +4,7 @@ import type { Lease } from '../domain/model.ts';
 import type { FinishedTask, Settled, SettlementStore } from '../domain/store.ts';
 import type { Instant, Millis } from '../domain/time.ts';
 import { guarded, transaction } from './pool.ts';
+import { giveUsesBack } from './approval-uses.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
 import { channel, notifyTasks } from './wake.ts';
 
@@ -100,13 +101,18 @@ async function settleSelfContained(
     const { rows } = await pool.query<{ count: number }>({
       name: 'settle-self-contained',
       text: `WITH due AS (
-          SELECT tenant, lease_id FROM leases
+          SELECT tenant, task_id, lease_id, state FROM leases
           WHERE state <> 'settled' AND provider = ANY($2)
             AND CASE WHEN $4::text IS NULL THEN settle_at <= $1 ELSE tenant = $4 AND lease_id = $5 END
           ORDER BY settle_at LIMIT $3 FOR UPDATE SKIP LOCKED
-        ), done AS (
+        ), pending AS (
+          SELECT tenant, task_id, lease_id FROM due WHERE state = 'pending'
+        ), ${giveUsesBack('pending', '$1')}, done AS (
           UPDATE leases l
-          SET state = 'settled', settled_at = $1, settle_cause = COALESCE(l.settle_cause, 'expired'),
+          SET state = 'settled', settled_at = $1,
+            -- A pending one was left behind by its issue: nobody received it, and its request_id is free again.
+            settle_cause = COALESCE(l.settle_cause, CASE WHEN l.state = 'pending' THEN 'abandoned' ELSE 'expired' END),
+            request_id = CASE WHEN l.state = 'pending' THEN l.request_id || '~' || l.lease_id ELSE l.request_id END,
             settle_attempts = l.settle_attempts + 1, settle_error = NULL,
             outcome = CASE
               WHEN l.expires_at <= $1 THEN 'expired'
@@ -149,16 +155,21 @@ async function claim(
     const { rows } = await pool.query({
       name: 'claim-leases',
       // Index leases_due. A pending lease that is due was left behind by its issue: its request_id is free again.
-      text: `UPDATE leases l
+      // Nobody received it, so its approval has lost no use.
+      text: `WITH due AS (
+          SELECT d.tenant, d.task_id, d.lease_id, d.state FROM leases d
+          WHERE d.state <> 'settled' AND d.settle_at <= $1 AND d.provider = ANY($3)
+            AND split_part(d.handle, '/', 1) <> ALL($4) AND ($6::text IS NULL OR split_part(d.handle, '/', 1) = $6)
+          ORDER BY d.settle_at LIMIT $5 FOR UPDATE SKIP LOCKED
+        ), pending AS (
+          SELECT tenant, task_id, lease_id FROM due WHERE state = 'pending'
+        ), ${giveUsesBack('pending', '$1')}
+        UPDATE leases l
         SET state = 'settling', settle_at = $2, settle_attempts = l.settle_attempts + 1,
           settling_since = COALESCE(l.settling_since, $1),
           settle_cause = COALESCE(l.settle_cause, CASE WHEN l.state = 'pending' THEN 'abandoned' ELSE 'expired' END),
           request_id = CASE WHEN l.state = 'pending' THEN l.request_id || '~' || l.lease_id ELSE l.request_id END
-        WHERE (l.tenant, l.lease_id) IN (
-          SELECT d.tenant, d.lease_id FROM leases d
-          WHERE d.state <> 'settled' AND d.settle_at <= $1 AND d.provider = ANY($3)
-            AND split_part(d.handle, '/', 1) <> ALL($4) AND ($6::text IS NULL OR split_part(d.handle, '/', 1) = $6)
-          ORDER BY d.settle_at LIMIT $5 FOR UPDATE SKIP LOCKED)
+        FROM due d WHERE l.tenant = d.tenant AND l.lease_id = d.lease_id
         RETURNING l.*`,
       values: [new Date(now), new Date(now + claimFor), kinds, exceptTargets, limit, onlyTarget ?? null],
     });

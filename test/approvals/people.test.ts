@@ -49,7 +49,7 @@ function verified({ headers, body }: Delivery, secret: Uint8Array): boolean {
   const timestamp = headers['webhook-timestamp'] as string;
   expect(Math.abs(Date.now() / 1_000 - Number(timestamp))).toBeLessThan(60);
   const expected = createHmac('sha256', secret).update(`${id}.${timestamp}.${body}`).digest('base64');
-  return headers['webhook-signature'] === `v1,${expected}`;
+  return (headers['webhook-signature'] as string).split(' ').includes(`v1,${expected}`);
 }
 
 const typesAbout = (deliveries: Delivery[], taskId: string) =>
@@ -60,16 +60,19 @@ let hook: Awaited<ReturnType<typeof receiver>>;
 let other: Awaited<ReturnType<typeof receiver>>;
 let dir: string;
 const secret = randomBytes(32);
+const previous = randomBytes(32);
 
 beforeAll(async () => {
   dir = await mkdtemp(path.join(tmpdir(), 'leasehold-hooks-'));
   const secretFile = path.join(dir, 'hook-secret');
   await writeFile(secretFile, `whsec_${secret.toString('base64')}\n`, { mode: 0o600 });
+  const previousSecretFile = path.join(dir, 'previous-secret');
+  await writeFile(previousSecretFile, `whsec_${previous.toString('base64')}\n`, { mode: 0o600 });
   hook = await receiver([]);
   other = await receiver([]);
   const webhooks = [
     { name: 'chat', url: hook.url, secretFile, timeout: '2s' },
-    { name: 'other', url: other.url, secretFile, timeout: '2s' },
+    { name: 'other', url: other.url, secretFile, previousSecretFile, timeout: '2s' },
   ];
   served = await serve(
     'people',
@@ -169,6 +172,31 @@ describe('people are told', () => {
     );
     expect(rows).toEqual([]);
   });
+});
+
+test('while a secret is being replaced, messages are signed with both', async () => {
+  const taskId = await openTask(served);
+  await askFor(served, { taskId, ...refund, arguments: { amount: 321 } });
+  const about = ({ deliveries }: typeof hook) => deliveries.filter(({ body }) => body.includes(taskId));
+  await expect.poll(() => [about(hook).length, about(other).length], { timeout: 10_000 }).toEqual([1, 1]);
+  const [one, both] = [about(hook)[0]!, about(other)[0]!];
+  expect([verified(one, secret), verified(one, previous)]).toEqual([true, false]);
+  expect([verified(both, secret), verified(both, previous)]).toEqual([true, true]);
+});
+
+test('a request that ran out is told of once, whoever notices it first', async () => {
+  const taskId = await openTask(served);
+  const { name } = await askFor(served, { taskId, ...refund, arguments: { amount: 322 } });
+  await sql(
+    served.estate.databaseUrl,
+    `UPDATE leasehold.approvals SET decide_by = now() - interval '1 s' WHERE approval_id = $1`,
+    [name],
+  );
+  // The next request of the task clears it away, if the worker was not there before.
+  await askFor(served, { taskId, ...refund, arguments: { amount: 323 } });
+  await expect.poll(() => typesAbout(hook.deliveries, taskId), { timeout: 10_000 }).toContain('approval.timed_out');
+  await expect.poll(() => typesAbout(hook.deliveries, taskId).length, { timeout: 10_000 }).toBe(3);
+  expect(typesAbout(hook.deliveries, taskId).filter((type) => type === 'approval.timed_out')).toHaveLength(1);
 });
 
 test('a task cannot have people look at more than a few requests at once', async () => {

@@ -92,10 +92,13 @@ test('all of them live in one folder together, as they would in one repository',
 
 test('the command line says the same', async () => {
   const folder = path.join(root, 'coding-agent');
-  const checked = await runCli(['policy', 'check', folder, '--strict']);
+  const checked = await runCli(['policy', 'check', folder, '--strict', '--at', '2026-07-01T00:00:00Z']);
   expect(checked).toMatchObject({ code: 0 });
   const tested = await runCli(['policy', 'test', folder, '--min-coverage', '100']);
   expect(tested).toMatchObject({ code: 0 });
+  const late = await runCli(['policy', 'check', folder, '--strict', '--at', '2027-04-01T00:00:00Z']);
+  expect(late.code).toBe(9);
+  expect(late.stdout).toMatch(/reviewBy/);
   expect(tested.stdout).toContain('6 of 6 rules reached (100 %)');
 });
 

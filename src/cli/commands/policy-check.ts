@@ -4,10 +4,12 @@ import { CliError } from '../cli-error.ts';
 import { define, withJson } from '../define.ts';
 import { line, toned } from '../output.ts';
 import { printable } from '../printable.ts';
+import { instant } from '../values.ts';
 
 interface Options {
   config?: string;
   strict?: boolean;
+  at?: number;
   json?: boolean;
 }
 
@@ -28,10 +30,11 @@ export function policyCheck(parent: Command): void {
   command
     .argument('[dir]', 'folder of the policy documents (default: that of --config, or "policy")')
     .option('--config <file>', 'the broker’s configuration, to know the names that it defines')
-    .option('--strict', 'a warning is a mistake');
+    .option('--strict', 'a warning is a mistake')
+    .option('--at <time>', 'which reviews are due then, instead of now', instant);
   withJson(command).action(async (directory: string | undefined, options: Options) => {
     const { examinePolicy } = await import('../policy-examine.ts');
-    const { result, issues, warnings } = await examinePolicy(directory, options.config);
+    const { result, issues, warnings } = await examinePolicy(directory, options.config, options.at);
     const failed = issues.length > 0 || (options.strict === true && warnings.length > 0);
     if (options.json === true) {
       const revision = result.ok ? result.revision.digest : undefined;
