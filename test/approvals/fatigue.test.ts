@@ -57,16 +57,16 @@ test('a report counts approvals by their outcome, with the median time that peop
   for (const amount of [11, 12, 13])
     asked.push((await askFor(served, { taskId, ...refund, arguments: { amount } })).name);
   const [used, denied, waiting] = asked as [string, string, string];
-  // As if people had looked at it after two minutes, and at the other after four.
-  await sql(
-    served.estate.databaseUrl,
-    `UPDATE leasehold.approvals SET requested_at = requested_at - CASE approval_id WHEN $1 THEN interval '2 min' ELSE interval '4 min' END
-     WHERE approval_id IN ($1, $2)`,
-    [used, denied],
-  );
   await approve(served, people.clerk, used);
   await served.agent.issueCredential({ taskId, ...refund, arguments: { amount: 11 } });
   await deny(served, people.clerk, denied);
+  // As if people had looked at it after two minutes, and at the other after four.
+  await sql(
+    served.estate.databaseUrl,
+    `UPDATE leasehold.approvals SET requested_at = decided_at - CASE approval_id WHEN $1 THEN interval '2 min' ELSE interval '4 min' END
+     WHERE approval_id IN ($1, $2)`,
+    [used, denied],
+  );
 
   const after = await counted();
   expect(after['approved']).toEqual([1n, 120n]);
