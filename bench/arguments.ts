@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { findVault } from '../src/dev/vault-binary.ts';
 import { scenarios } from './scenarios.ts';
 
 export interface Arguments {
@@ -9,10 +10,14 @@ export interface Arguments {
   /** Slices that the seconds are cut into; slices of different scenarios alternate. */
   rounds: number;
   openLeases: number[];
+  /** What a closed task holds. */
+  leases: number[];
   json: boolean;
   dir: string | undefined;
   profileDir: string | undefined;
   targetCore: boolean;
+  /** The Vault server to measure with, when there is one. */
+  vault: string | undefined;
 }
 
 /** Needs no broker: measured by itself. */
@@ -21,7 +26,17 @@ export const decideScenario = 'decide';
 export const replayScenario = 'replay';
 /** From a signal to the death of what it concerns: events on a schedule, not calls in flight. */
 export const signalScenario = 'signal-settle';
-const names = [...new Set(scenarios.map(({ name }) => name)), decideScenario, replayScenario, signalScenario];
+/** Times what a target loses, on a broker with a Vault of its own. */
+export const settleVaultScenario = 'settle-vault';
+const names = [
+  ...new Set(scenarios.map(({ name }) => name)),
+  decideScenario,
+  replayScenario,
+  signalScenario,
+  settleVaultScenario,
+];
+/** Only where there is a Vault server. */
+const vaultScenarios = ['issue-vault', settleVaultScenario];
 
 export const usage = `npm run bench -- <scenario> … [options]
 
@@ -30,6 +45,7 @@ export const usage = `npm run bench -- <scenario> … [options]
   --seconds 5             measured time of each point
   --rounds 5              slices that the time is cut into; scenarios take turns, slice by slice
   --open-leases 100,100000  (issue-jwt) one broker for each number of open leases, taking turns
+  --leases 1,10,100,1000  (settle-vault) leases of the task that is closed
   --json                  one JSON object per point on stdout
   --dir <folder>          where the database goes; the disk decides what a commit costs (default: the temporary folder)
   --target-core           the target's server has the last core to itself and everything else keeps off it (Linux), as if it
@@ -37,18 +53,23 @@ export const usage = `npm run bench -- <scenario> … [options]
   --cpu-prof <folder>     write a CPU profile of the broker there
 
 echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
-and alone, without a broker; then replay: policy replay of 100,000 decisions that a broker has recorded; then signal-settle: 100 signals a second, each
-to the death of the credential that it concerns, for --seconds.`;
+and alone, without a broker; then replay: policy replay of 100,000 decisions that a broker has recorded; then signal-settle:
+100 signals a second, each to the death of the credential that it concerns, for --seconds; then settle-vault: how long a
+target keeps the logins of a closed task, against Vault told directly. issue-vault and settle-vault need a Vault server
+(\`npm run vault\` builds one); all leaves them out without one.`;
 
 export class UsageError extends Error {}
 
 export function parseArguments(argv: readonly string[]): Arguments | 'help' {
   const { values, positionals } = parse(argv);
   if (values.help) return 'help';
-  const asked = positionals.includes('all') ? names : positionals;
+  const vault = findVault(process.env);
+  const everything = names.filter((name) => 'binary' in vault || !vaultScenarios.includes(name));
+  const asked = positionals.includes('all') ? everything : positionals;
   if (asked.length === 0) throw new UsageError(`say what to measure: ${names.join(', ')} or all`);
   const unknown = asked.find((name) => !names.includes(name));
   if (unknown !== undefined) throw new UsageError(`there is no scenario ${unknown}: choose ${names.join(', ')} or all`);
+  if ('missing' in vault && asked.some((name) => vaultScenarios.includes(name))) throw new UsageError(vault.missing);
   const openLeases =
     values['open-leases'] === undefined ? [] : numbers('open-leases', values['open-leases'], 1_000_000, 0);
   if (openLeases.length > 0 && asked.some((name) => name !== 'issue-jwt')) {
@@ -60,10 +81,12 @@ export function parseArguments(argv: readonly string[]): Arguments | 'help' {
     seconds: numbers('seconds', values.seconds, 600)[0]!,
     rounds: numbers('rounds', values.rounds, 100)[0]!,
     openLeases,
+    leases: numbers('leases', values.leases, 10_000),
     json: values.json,
     dir: values.dir,
     profileDir: values['cpu-prof'],
     targetCore: values['target-core'],
+    vault: 'binary' in vault ? vault.binary : undefined,
   };
 }
 
@@ -77,6 +100,7 @@ function parse(argv: readonly string[]) {
         seconds: { type: 'string', default: '5' },
         rounds: { type: 'string', default: '5' },
         'open-leases': { type: 'string' },
+        leases: { type: 'string', default: '1,10,100,1000' },
         json: { type: 'boolean', default: false },
         dir: { type: 'string' },
         'cpu-prof': { type: 'string' },

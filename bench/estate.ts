@@ -11,6 +11,8 @@ import { devWorkload, prepareDevEnvironment } from '../src/dev/environment.ts';
 import { freePort, startEmbeddedPostgres } from '../src/dev/postgres.ts';
 import { CredentialService } from '../src/gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../src/gen/leasehold/v1/task_service_pb.js';
+import { startDevVault } from '../src/dev/vault-estate.ts';
+import type { VaultServer } from '../src/dev/vault-server.ts';
 import { startChild } from './child.ts';
 import type { SliceResult, Slice, Usage } from './protocol.ts';
 
@@ -22,8 +24,14 @@ export interface Machine {
   /** What the numbers depend on, as the server itself says. */
   settings: Record<string, string>;
   load(slice: Slice): Promise<SliceResult>;
-  startBroker(name: string, options: { profileDir?: string }): Promise<Estate>;
+  startBroker(name: string, options: BrokerOptions): Promise<Estate>;
   stop(): Promise<void>;
+}
+
+export interface BrokerOptions {
+  profileDir?: string;
+  /** A Vault server to start beside it, on raft storage, with a database engine for the target. */
+  vault?: string;
 }
 
 /** One broker in a process of its own, with its database and its target. */
@@ -37,6 +45,7 @@ export interface Estate {
   /** Superuser, in the target. */
   target: pg.Client;
   targetUrl: string;
+  vault: VaultServer | undefined;
   /** As the orchestrator. */
   tasks: Client<typeof TaskService>;
   /** As the agent. */
@@ -97,10 +106,11 @@ async function startEstate(
   superuserUrl: string,
   targetSuperuserUrl: string,
   name: string,
-  { profileDir }: { profileDir?: string },
+  { profileDir, vault: binary }: BrokerOptions,
 ): Promise<Estate> {
   const [grpcPort, httpPort] = [await freePort(), await freePort()];
   const unbounded = { callsPerSecond: 1_000_000, burst: 1_000_000 };
+  const vault = binary === undefined ? undefined : await startDevVault({ dir, binary, storage: 'raft' });
   const environment = await prepareDevEnvironment({
     dir,
     superuserUrl,
@@ -119,9 +129,12 @@ async function startEstate(
       // So that a renewed lease is settled while the renewals are still being measured, not in somebody else's slice.
       tasks: { renewalOverlap: '1s' },
       calls: { maxPerTask: 10_000_000 },
+      ...(vault && { vault: vault.section }),
       log: { level: 'warn', format: 'text' },
     },
   });
+  const { policyDir } = environment;
+  await vault?.prepare({ superuserUrl: targetSuperuserUrl, database: environment.target.database, policyDir });
   const mint = (workload: string) =>
     environment.trustDomain.mint({ workload: devWorkload(workload), audience: 'leasehold', ttl: 3_600_000 });
   const served = servedWith();
@@ -151,11 +164,12 @@ async function startEstate(
   return {
     grpcPort,
     httpUrl: `http://127.0.0.1:${httpPort}`,
-    policyDir: environment.policyDir,
+    policyDir,
     database,
     databaseUrl,
     target,
     targetUrl,
+    vault: vault?.server,
     tasks: createClient(TaskService, await transport('orchestrator')),
     credentials: createClient(CredentialService, await transport('agent/analyst')),
     mint,
@@ -163,6 +177,7 @@ async function startEstate(
     stop: async () => {
       await Promise.all([database.end(), target.end()]);
       await child.stop();
+      await vault?.server.kill();
     },
   };
 }

@@ -2,12 +2,12 @@
 import { randomUUID } from 'node:crypto';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import pg from 'pg';
+import { connectHttp } from './load-http.ts';
 import type { RpcWork, Slice, SliceResult, SqlWork, Step } from './protocol.ts';
 
-/** One operation of one slot; false: there is no more to do. Throws what went wrong. */
-type Operation = (slot: number) => Promise<boolean>;
 interface Ready {
-  operation: Operation;
+  /** One operation of one slot; false: there is no more to do. Throws what went wrong. */
+  operation: (slot: number) => Promise<boolean>;
   carry: string[];
   slots: number;
   close(): Promise<void> | void;
@@ -32,11 +32,22 @@ process.once('disconnect', () => process.exit(0));
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined);
 
 async function run({ work, concurrency, seconds }: Slice): Promise<SliceResult> {
-  const ready = work.kind === 'rpc' ? await connectRpc(work, concurrency) : await connectSql(work, concurrency);
+  const ready = await connect(work, concurrency);
   try {
     return await measure(ready, seconds);
   } finally {
     await ready.close();
+  }
+}
+
+async function connect(work: Slice['work'], concurrency: number): Promise<Ready> {
+  switch (work.kind) {
+    case 'rpc':
+      return await connectRpc(work, concurrency);
+    case 'sql':
+      return await connectSql(work, concurrency);
+    case 'http':
+      return { ...connectHttp(work, callTimeout), slots: concurrency, carry: [] };
   }
 }
 

@@ -3,6 +3,7 @@ import {
   parseArguments,
   replayScenario,
   signalScenario,
+  settleVaultScenario,
   usage,
   UsageError,
   type Arguments,
@@ -12,6 +13,7 @@ import { startMachine, type Estate, type Machine } from './estate.ts';
 import { addOpenLeases, endLeasesOf } from './open-leases.ts';
 import { measureReplay } from './replay.ts';
 import { pointJson, table, targets, type Point } from './report.ts';
+import { measureSettleVault } from './settle-vault.ts';
 import { scenarios, type Scenario } from './scenarios.ts';
 import { measureSignalSettle } from './signal-settle.ts';
 import { median, summarise, type Sample } from './statistics.ts';
@@ -28,6 +30,9 @@ const warmUp = { concurrency: 16, seconds: 2 };
 /** Before each point. */
 const settleInSeconds = 0.5;
 
+/** Not calls that a load makes: each is measured in its own way. */
+const byThemselves = new Set([decideScenario, replayScenario, signalScenario, settleVaultScenario]);
+
 class Interrupted extends Error {}
 
 const progress = (line: string) => void process.stderr.write(`bench: ${line}\n`);
@@ -38,30 +43,29 @@ async function main(argv: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const others = [...args.scenarios].filter(
-    (name) => ![decideScenario, replayScenario, signalScenario, 'echo', 'commit'].includes(name),
-  );
-  let missed = 0;
-  if (args.scenarios.has(decideScenario)) {
-    missed = await measureDecide(args, progress);
-    if (others.length === 0 && ![replayScenario, signalScenario].some((name) => args.scenarios.has(name)))
-      return missed;
-  }
+  const asked = (name: string) => args.scenarios.has(name);
+  let missed = asked(decideScenario) ? await measureDecide(args, progress) : 0;
+  const own = [replayScenario, signalScenario, settleVaultScenario].filter(asked);
+  // echo and commit are references: asked for alone, or measured beside something else.
+  const others = [...args.scenarios].filter((name) => name !== 'echo' && name !== 'commit');
+  const calls = others.length === 0 || others.some((name) => !byThemselves.has(name));
+  if (own.length === 0 && !calls) return missed;
   progress('starting PostgreSQL and the load process');
   const machine = await startMachine(args.dir, args);
   const interrupted = new Promise<never>((_, reject) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const)
       process.once(signal, () => reject(new Interrupted(`ended by ${signal}`)));
   });
+  const measure = async () => {
+    if (asked(replayScenario)) missed = Math.max(missed, await measureReplay(machine, args, progress));
+    if (asked(signalScenario)) missed = Math.max(missed, await measureSignalSettle(machine, args, progress));
+    if (asked(settleVaultScenario)) {
+      missed = Math.max(missed, await measureSettleVault(machine, args, args.vault!, progress));
+    }
+    return calls ? Math.max(missed, await measureAll(machine, args)) : missed;
+  };
   try {
-    if (args.scenarios.has(replayScenario)) {
-      missed ||= await Promise.race([measureReplay(machine, args, progress), interrupted]);
-    }
-    if (args.scenarios.has(signalScenario)) {
-      missed = (await Promise.race([measureSignalSettle(machine, args, progress), interrupted])) || missed;
-    }
-    if (others.length === 0) return missed;
-    return await Promise.race([measureAll(machine, args), interrupted]);
+    return await Promise.race([measure(), interrupted]);
   } finally {
     await machine.stop();
   }
@@ -101,7 +105,11 @@ async function measureAll(machine: Machine, args: Arguments): Promise<number> {
 
 async function enter(machine: Machine, args: Arguments): Promise<Contender[]> {
   const chosen = scenarios.filter(({ name }) => args.scenarios.has(name));
-  const options = args.profileDir === undefined ? {} : { profileDir: args.profileDir };
+  const withVault = chosen.some(({ name }) => name === 'issue-vault');
+  const options = {
+    ...(args.profileDir === undefined ? {} : { profileDir: args.profileDir }),
+    ...(withVault && args.vault !== undefined ? { vault: args.vault } : {}),
+  };
   if (args.openLeases.length === 0) {
     const estate = await machine.startBroker('bench', options);
     return chosen.map((scenario) => ({ scenario, estate, openLeases: undefined }));
@@ -166,6 +174,7 @@ function pointsOf(samples: ReadonlyMap<Contender, Sample>, concurrency: number):
     reference('commit')!.sample,
     reference('issue-postgres', 'bare')?.sample,
   ];
+  const direct = reference('issue-vault', 'direct');
   const fewest = all
     .filter(({ contender }) => contender.scenario.name === 'issue-jwt' && contender.openLeases !== undefined)
     .sort((a, b) => a.contender.openLeases! - b.contender.openLeases!)[0]?.sample;
@@ -173,6 +182,7 @@ function pointsOf(samples: ReadonlyMap<Contender, Sample>, concurrency: number):
   return all.map(({ contender: { scenario, openLeases }, sample, measured }) => {
     const { name, variant } = scenario;
     const isIssue = name === 'issue-postgres' && variant === undefined;
+    const toDirect = name === 'issue-vault' && variant === undefined ? direct : undefined;
     const isLarger = name === 'issue-jwt' && fewest !== undefined && fewest !== sample;
     return {
       ...measured,
@@ -185,6 +195,8 @@ function pointsOf(samples: ReadonlyMap<Contender, Sample>, concurrency: number):
         commitRate: ratio(sample, commit),
         p50: measured.p50 / p50,
         bareRate: isIssue && bare !== undefined ? ratio(sample, bare) : undefined,
+        directRate: toDirect && ratio(sample, toDirect.sample),
+        directP50: toDirect && measured.p50 - toDirect.measured.p50,
         fewestLeasesRate: isLarger ? ratio(sample, fewest) : undefined,
       },
     };

@@ -32,7 +32,17 @@ export interface SqlWork {
   connections?: number;
 }
 
-export type Work = RpcWork | SqlWork;
+/** A GET of JSON by HTTP/1.1, each slot on a connection of its own that is kept. */
+export interface HttpWork {
+  kind: 'http';
+  url: string;
+  /** Sent with each call. One for each slot. */
+  headers: Record<string, string>[];
+  /** The field that an answer must have. */
+  wanted: string;
+}
+
+export type Work = RpcWork | SqlWork | HttpWork;
 
 export interface Slice {
   work: Work;

@@ -17,6 +17,9 @@ export interface Comparison {
   p50: number;
   /** Rate over that of the bare statements. */
   bareRate: number | undefined;
+  /** The same for Vault asked directly; and what p50 is above it, in milliseconds. */
+  directRate: number | undefined;
+  directP50: number | undefined;
   /** Median over the rounds of this rate over the same round's rate with the fewest open leases. */
   fewestLeasesRate: number | undefined;
 }
@@ -53,6 +56,8 @@ export function pointJson(point: Point): string {
     rate_to_commit: round(against.commitRate, 3),
     p50_to_echo_plus_commit: round(against.p50, 3),
     ...(against.bareRate === undefined ? {} : { rate_to_bare: round(against.bareRate, 3) }),
+    ...(against.directRate === undefined ? {} : { rate_to_direct: round(against.directRate, 3) }),
+    ...(against.directP50 === undefined ? {} : { p50_above_direct_ms: round(against.directP50, 3) }),
     ...(against.fewestLeasesRate === undefined
       ? {}
       : { cost_to_fewest_leases: round(1 / against.fewestLeasesRate, 3) }),
@@ -107,6 +112,8 @@ function note({ openLeases, against }: Point): string {
   return [
     openLeases === undefined ? '' : `${openLeases} open leases`,
     against.bareRate === undefined ? '' : `${against.bareRate.toFixed(2)} of bare`,
+    against.directRate === undefined ? '' : `${against.directRate.toFixed(2)} of direct`,
+    against.directP50 === undefined ? '' : `p50 + ${against.directP50.toFixed(2)} ms`,
     against.fewestLeasesRate === undefined ? '' : `cost ×${(1 / against.fewestLeasesRate).toFixed(2)}`,
   ]
     .filter((part) => part !== '')
@@ -128,6 +135,12 @@ export function targets(points: readonly Point[]): Target[] {
     }
     if (scenario === 'issue-postgres' && variant === undefined && against.bareRate !== undefined) {
       least(`issue-postgres at ${concurrency}: rate / bare`, against.bareRate, 0.8);
+    }
+    if (against.directRate !== undefined)
+      least(`issue-vault at ${concurrency}: rate / direct`, against.directRate, 0.9);
+    // With more in flight the latency is what the rate leaves, for the direct calls as well.
+    if (against.directP50 !== undefined && concurrency === 1) {
+      most('issue-vault at 1: p50 above direct, ms', against.directP50, 3);
     }
     if (against.fewestLeasesRate !== undefined) {
       most(`issue-jwt at ${concurrency}, ${openLeases} open leases: cost`, 1 / against.fewestLeasesRate, 1.2);

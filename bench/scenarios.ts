@@ -20,7 +20,8 @@ import {
 import { echoPath } from './echo-service.ts';
 import type { Estate } from './estate.ts';
 import type { RpcWork, SliceResult, Step, Work } from './protocol.ts';
-import { checkIssued, checkRecorded, dropRoles, quiet } from './settle.ts';
+import { checkIssued, checkRecorded, dropRoles, quiet, vaultMade } from './settle.ts';
+import { credsPath, makeTokens, vaultOf, vaultQuiet } from './vault.ts';
 
 export interface Scenario {
   /** As on the command line. */
@@ -44,6 +45,8 @@ export interface Prepared {
 const agent = 'agent/analyst';
 const reports = { tool: 'reports', tier: Tier.READ };
 const warehouse = { tool: 'warehouse', tier: Tier.READ };
+/** Of the Vault beside the broker (src/dev/vault-estate.ts). */
+export const ledger = { tool: 'ledger', tier: Tier.READ };
 const someTask = `tsk_${'0'.repeat(32)}`;
 const someLease = `lse_${'0'.repeat(32)}`;
 const someCall = `cal_${'0'.repeat(32)}`;
@@ -84,7 +87,7 @@ export const scenarios: readonly Scenario[] = [
     operation: 'RenewCredential of the lease that the last renewal made',
     prepare: async (estate, concurrency) => {
       const tasks = await openTasks(estate, concurrency);
-      const leases = await firstLeases(estate, tasks);
+      const leases = await issueEach(estate, tasks, reports);
       const template = encode(RenewCredentialRequestSchema, { requestId: someId, leaseId: someLease });
       const step = holes({ path: path(CredentialService.method.renewCredential), template, take: 'lse_' });
       return { work: await rpc(estate, [step], agent, leases), after: () => quiet(estate) };
@@ -193,6 +196,44 @@ export const scenarios: readonly Scenario[] = [
       };
     },
   },
+  {
+    name: 'issue-vault',
+    variant: 'direct',
+    operation: `GET ${credsPath} at Vault itself, with a token of its own for each slot, over a kept connection`,
+    prepare: async (estate, concurrency) => {
+      const vault = vaultOf(estate);
+      const tokens = await makeTokens(vault, concurrency);
+      const headers = tokens.map(({ token }) => ({ 'x-vault-token': token }));
+      const url = `${vault.address}/v1/${credsPath}`;
+      return {
+        work: { kind: 'http', url, headers, wanted: 'lease_id' },
+        after: async () => {
+          await dropRoles(estate, vaultMade);
+          for (const { accessor } of tokens) await vault.root('POST', 'auth/token/revoke-accessor', { accessor });
+          await vaultQuiet(estate);
+        },
+      };
+    },
+  },
+  {
+    name: 'issue-vault',
+    operation: 'IssueCredential of a tier with provider vault; the token of each task is there already',
+    prepare: async (estate, concurrency) => {
+      const tasks = await openTasks(estate, concurrency, [ledger]);
+      await issueEach(estate, tasks, ledger);
+      const work = await issue(estate, tasks, ledger);
+      return {
+        work,
+        after: async (result) => {
+          await checkIssued(estate, tasks, result.latencies.length + tasks.length);
+          await dropRoles(estate, vaultMade);
+          for (const taskId of tasks) await estate.tasks.closeTask({ requestId: randomUUID(), taskId });
+          await quiet(estate);
+          await vaultQuiet(estate);
+        },
+      };
+    },
+  },
 ];
 
 async function echo(estate: Estate): Promise<RpcWork> {
@@ -226,7 +267,7 @@ async function recording(
   stepsOf: (call: RecordedCall) => Step[],
 ): Promise<Prepared> {
   const [taskId] = await openTasks(estate, 1);
-  const [leaseId] = await firstLeases(estate, [taskId!]);
+  const [leaseId] = await issueEach(estate, [taskId!], reports);
   const steps = stepsOf({
     requestId: someId,
     taskId: taskId!,
@@ -244,31 +285,32 @@ async function rpc(estate: Estate, steps: Step[], workload: string, carry: strin
   return { kind: 'rpc', port: estate.grpcPort, steps, tokens: [await estate.mint(workload)], carry };
 }
 
-function openRequest(): MessageInitShape<typeof OpenTaskRequestSchema> {
+function openRequest(tools = [reports, warehouse]): MessageInitShape<typeof OpenTaskRequestSchema> {
   return {
     requestId: someId,
     intent: 'benchmark',
     agent: 'analyst',
     agentWorkload: devWorkload(agent),
-    tools: [reports, warehouse],
+    tools,
     ttl: durationFromMs(3_600_000),
   };
 }
 
 /** A task per slot: as many agents at work as there are calls in flight. */
-export async function openTasks(estate: Estate, count: number): Promise<string[]> {
+export async function openTasks(estate: Estate, count: number, tools = [reports, warehouse]): Promise<string[]> {
   const ids: string[] = [];
   for (let n = 0; n < count; n++) {
-    const { task } = await estate.tasks.openTask({ ...openRequest(), requestId: randomUUID() });
+    const { task } = await estate.tasks.openTask({ ...openRequest(tools), requestId: randomUUID() });
     ids.push(task!.taskId);
   }
   return ids;
 }
 
-async function firstLeases(estate: Estate, tasks: string[]): Promise<string[]> {
+/** One lease for each task. */
+async function issueEach(estate: Estate, tasks: string[], access: { tool: string; tier: Tier }): Promise<string[]> {
   const ids: string[] = [];
   for (const taskId of tasks) {
-    const { credential } = await estate.credentials.issueCredential({ requestId: randomUUID(), taskId, ...reports });
+    const { credential } = await estate.credentials.issueCredential({ requestId: randomUUID(), taskId, ...access });
     ids.push(credential!.lease!.leaseId);
   }
   return ids;

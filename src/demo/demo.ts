@@ -5,6 +5,7 @@ import path from 'node:path';
 import { createClient, type Interceptor } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { startDev, type Dev } from '../dev/dev.ts';
+import { findVault } from '../dev/vault-binary.ts';
 import { AuditService } from '../gen/leasehold/v1/audit_service_pb.js';
 import { CredentialService } from '../gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../gen/leasehold/v1/task_service_pb.js';
@@ -19,6 +20,7 @@ import {
 import { startReportsTool, type ReportsTool } from './reports-tool.ts';
 import { tellStory, type Cast } from './story.ts';
 import { createTeller } from './teller.ts';
+import { tellVaultChapter } from './vault-chapter.ts';
 
 export interface DemoOptions {
   json: boolean;
@@ -27,10 +29,13 @@ export interface DemoOptions {
   progress: (line: string) => void;
 }
 
+const skipped = 'SKIPPED: a second task, whose database login Vault makes.';
+
 /** Plays the life of one task on real parts. False when any step failed. */
 export async function runDemo(options: DemoOptions): Promise<boolean> {
   const dir = await mkdtemp(path.join(tmpdir(), 'leasehold-demo-'));
   const teller = createTeller(options.json, options.write);
+  const vault = findVault(process.env, { onPath: true });
   const log: string[] = [];
   let dev: Dev | undefined;
   let tool: ReportsTool | undefined;
@@ -38,8 +43,14 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
   let reporter: CallReporter | undefined;
   try {
     const progress = options.json ? () => undefined : options.progress;
-    await teller.step('start', 'A database, a trust domain and a broker start on this machine.', async () => {
-      dev = await startDev({ dir, progress, write: (line) => log.push(line) });
+    const started = ['A database', ...('binary' in vault ? ['a Vault'] : []), 'a trust domain'].join(', ');
+    await teller.step('start', `${started} and a broker start on this machine.`, async () => {
+      dev = await startDev({
+        dir,
+        progress,
+        write: (line) => log.push(line),
+        ...('binary' in vault && { vault: { binary: vault.binary } }),
+      });
       feed = followRevocations({ baseUrl: dev.httpUrl, token: () => readToken(dev!, 'reports') });
       await feed.ready();
       const verifier = createVerifier({
@@ -53,7 +64,10 @@ export async function runDemo(options: DemoOptions): Promise<boolean> {
       tool = await startReportsTool({ verifier, reporter, onUnreported });
       return { grpc: `127.0.0.1:${dev.broker.grpcPort}`, http: dev.httpUrl, tool: tool.url };
     });
-    await tellStory(teller, castOf(dev!, tool!));
+    const cast = castOf(dev!, tool!);
+    await tellStory(teller, cast);
+    if ('binary' in vault) await tellVaultChapter(teller, cast, dev!.vault!);
+    else await teller.step('vault', skipped, () => Promise.resolve({ skipped: vault.missing }));
   } catch (error) {
     if (teller.ok()) throw error;
     options.progress(`the demo stopped there; the broker's last lines:\n${log.slice(-15).join('')}`);

@@ -6,6 +6,8 @@ import { loadConfig } from '../config/load-config.ts';
 import type { Reached } from '../domain/telemetry.ts';
 import { startBroker, type Broker } from '../root.ts';
 import { devWorkload, prepareDevEnvironment, type DevEnvironment } from './environment.ts';
+import { forgetDevVault, startDevVault, type DevVault } from './vault-estate.ts';
+import type { VaultServer } from './vault-server.ts';
 import { freePort, startEmbeddedPostgres, type EmbeddedPostgres } from './postgres.ts';
 
 export interface DevOptions {
@@ -20,6 +22,8 @@ export interface DevOptions {
   target?: string;
   /** Merged over the generated configuration, section by section. */
   overrides?: Record<string, object>;
+  /** The Vault server to start beside it, and its port. */
+  vault?: { binary: string; port?: number };
   /** Receives the broker's log lines. */
   write?: (line: string) => void;
   reached?: Reached;
@@ -31,6 +35,8 @@ export interface Dev extends DevEnvironment {
   broker: Broker;
   httpUrl: string;
   superuserUrl: string;
+  /** Started when asked for. */
+  vault?: VaultServer;
   /** Name → file with a token of that workload, kept fresh. */
   tokens: Readonly<Record<string, string>>;
   stop(): Promise<void>;
@@ -52,20 +58,29 @@ export async function startDev(options: DevOptions): Promise<Dev> {
   const progress = options.progress ?? (() => undefined);
   await mkdir(dir, { recursive: true });
   const embedded = options.superuserUrl === undefined ? await startDatabase(dir, progress) : undefined;
+  let vault: DevVault | undefined;
   try {
+    if (options.vault !== undefined) {
+      progress('starting Vault (development only)');
+      vault = await startDevVault({ dir, ...options.vault });
+    }
     const superuserUrl =
       options.superuserUrl ??
       `postgres://${embedded!.user}:${embedded!.password}@${embedded!.host}:${embedded!.port}/postgres`;
     progress('preparing the databases, the trust domain and the first policy');
+    const target = options.target ?? 'warehouse';
     const environment = await prepareDevEnvironment({
       dir,
       superuserUrl,
       database: options.database ?? 'leasehold',
-      target: options.target ?? 'warehouse',
+      target,
       grpcPort: options.grpcPort ?? (await freePort()),
       httpPort: options.httpPort ?? (await freePort()),
-      overrides: { log: { format: 'text' }, ...options.overrides },
+      overrides: { log: { format: 'text' }, ...(vault && { vault: vault.section }), ...options.overrides },
     });
+    const { policyDir } = environment;
+    if (vault === undefined) await forgetDevVault(policyDir);
+    else await vault.prepare({ superuserUrl, database: target, policyDir });
     progress('starting the broker');
     const broker = await startBroker({
       config: loadConfig({ path: environment.configFile, env: process.env }),
@@ -79,14 +94,17 @@ export async function startDev(options: DevOptions): Promise<Dev> {
       broker,
       httpUrl: `http://127.0.0.1:${broker.httpPort}`,
       superuserUrl,
+      ...(vault && { vault: vault.server }),
       tokens,
       stop: async () => {
         clearInterval(refresh);
         await broker.stop();
+        await vault?.stop();
         await embedded?.stop();
       },
     };
   } catch (error) {
+    await vault?.stop();
     await embedded?.stop();
     throw error;
   }

@@ -98,17 +98,22 @@ export async function startVault({ storage = 'inmem', tls = false }: { storage?:
 
 async function provideVault(): Promise<{ binary: string } | { missing: string }> {
   const present = findVault(process.env);
-  if ('binary' in present || (process.env['LEASEHOLD_VAULT'] ?? '') !== '') return present;
+  if ('binary' in present) return present;
+  const named = (process.env['LEASEHOLD_VAULT'] ?? '') !== '';
+  const built = named ? present : await buildVault();
+  if ('missing' in built) {
+    process.stderr.write(`tests: SKIPPED, what needs a real Vault: ${built.missing}\n`);
+  }
+  return built;
+}
+
+/** Builds one, or waits for whoever builds it already. Its progress goes to stderr as it comes. */
+async function buildVault(): Promise<{ binary: string } | { missing: string }> {
   process.stderr.write(
     'tests: there is no Vault server yet; it is built now, which takes some minutes the first time\n',
   );
-  // Builds, or waits for whoever builds it already. Its progress goes to stderr as it comes.
   const script = path.join(import.meta.dirname, '..', '..', 'scripts', 'vault.mjs');
   const builder = spawn(process.execPath, [script, '--patient'], { stdio: ['ignore', 'ignore', 'inherit'] });
   const [code] = (await once(builder, 'exit')) as [number | null];
-  const built = findVault(process.env);
-  if (code === 0 && 'binary' in built) return built;
-  const reason = 'there is no Vault server to test against: `npm run vault` says why';
-  process.stderr.write(`tests: SKIPPED everything that needs a real Vault: ${reason}\n`);
-  return { missing: reason };
+  return code === 0 ? findVault(process.env) : { missing: 'it could not be built; `npm run vault` says why' };
 }
