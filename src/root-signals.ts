@@ -53,6 +53,7 @@ export interface WiredSignals {
 /** Well under the second within which every decision sees a signal. */
 const staleAfter: Millis = 700;
 const day = 86_400_000;
+const expiredAtOnce = 500;
 
 /** Signals as the rest of the broker meets them: facts of decisions, a service, and work in the background. */
 export function wireSignals(wiring: SignalWiring): WiredSignals {
@@ -85,6 +86,11 @@ export function wireSignals(wiring: SignalWiring): WiredSignals {
       reevaluating.kick();
     }),
   );
+  wiring.worker('expire-signals', 500, async () => {
+    const found = await storage.signals.queueExpired(expiredAtOnce);
+    if (found > 0) reevaluating.kick();
+    return found === expiredAtOnce;
+  });
   wiring.worker('forget-signals', 600_000, async () => {
     await storage.signals.forget(clock.now() - day);
     return false;

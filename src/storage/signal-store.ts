@@ -13,7 +13,7 @@ const commitWindow = `interval '60 seconds'`;
 
 /**
  * One statement, one transaction: the request is taken, the newest word of each source on each subject is kept, and what
- * changed is audited and put into the queue of reevaluation; once more when it runs out, for what was allowed because of it.
+ * changed is audited and put into the queue of reevaluation.
  */
 const writeSignals = `
 WITH request AS (
@@ -35,17 +35,13 @@ WITH request AS (
   ON CONFLICT (tenant, subject_kind, subject, kind, source) DO UPDATE
   SET signal_id = excluded.signal_id, value = excluded.value, reason = excluded.reason, reported_by = excluded.reported_by,
     reported_at = excluded.reported_at, occurred_at = excluded.occurred_at, expires_at = excluded.expires_at,
-    cleared_at = excluded.cleared_at, changed_at = clock_timestamp(), txid = pg_current_xact_id()
+    cleared_at = excluded.cleared_at, expiry_queued = false, changed_at = clock_timestamp(), txid = pg_current_xact_id()
   WHERE s.occurred_at <= excluded.occurred_at
   RETURNING s.*
 ), queued AS (
   INSERT INTO signal_reevaluations (tenant, subject_kind, subject, signal_id, began_at, due_at)
   SELECT w.tenant, w.subject_kind, w.subject, w.signal_id, t.at, t.at
-  FROM written w CROSS JOIN LATERAL (
-    SELECT clock_timestamp() AS at
-    UNION ALL
-    SELECT w.expires_at WHERE w.expires_at IS NOT NULL AND w.cleared_at IS NULL
-  ) t
+  FROM written w CROSS JOIN (SELECT clock_timestamp() AS at) t
 ), logged AS (
   ${auditInsert} ${auditSelect} FROM ${auditUnnest(17)}
   WHERE (e.detail::json ->> 'signal_id') IN (SELECT w.signal_id FROM written w)
@@ -53,6 +49,19 @@ WITH request AS (
   SELECT pg_notify('${signalChannel}', '') WHERE EXISTS (SELECT FROM written)
 )
 SELECT w.*, (SELECT count(*) FROM woken) AS woken FROM written w`;
+
+/** What was allowed because of a signal is decided again when it has run out. Index signals_expiring. */
+const queueExpired = `
+WITH over AS (
+  UPDATE signals s SET expiry_queued = true
+  WHERE (s.tenant, s.subject_kind, s.subject, s.kind, s.source) IN (
+    SELECT e.tenant, e.subject_kind, e.subject, e.kind, e.source FROM signals e
+    WHERE e.expires_at <= clock_timestamp() AND e.expires_at IS NOT NULL AND e.cleared_at IS NULL AND NOT e.expiry_queued
+    ORDER BY e.expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+  RETURNING s.tenant, s.subject_kind, s.subject, s.signal_id
+)
+INSERT INTO signal_reevaluations (tenant, subject_kind, subject, signal_id)
+SELECT o.tenant, o.subject_kind, o.subject, o.signal_id FROM over o`;
 
 export function createSignalStore(pool: pg.Pool): SignalStore {
   return {
@@ -115,6 +124,12 @@ export function createSignalStore(pool: pg.Pool): SignalStore {
           values: [horizon],
         });
         return withHorizon(rows as Row[]);
+      }),
+
+    queueExpired: (limit) =>
+      guarded(async () => {
+        const { rowCount } = await pool.query({ name: 'queue-expired-signals', text: queueExpired, values: [limit] });
+        return rowCount ?? 0;
       }),
 
     forget: (before) =>

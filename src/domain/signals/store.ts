@@ -41,6 +41,8 @@ export interface SignalStore {
   load(now: Instant): Promise<{ signals: Signal[]; horizon: string }>;
   /** What was changed by transactions that were unfinished at the horizon, cleared ones included. */
   tail(horizon: string): Promise<{ signals: Signal[]; horizon: string }>;
+  /** Signals that have run out: what they concern is decided again. Returns how many there were. */
+  queueExpired(limit: number): Promise<number>;
   forget(before: Instant): Promise<number>;
 }
 
