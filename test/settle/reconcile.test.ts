@@ -9,6 +9,7 @@ import { FindingKind } from '../../src/gen/leasehold/v1/settlement_service_pb.js
 import { createPostgresProvider } from '../../src/providers/postgres/provider.ts';
 import { installationMark, postgresTargets } from '../../src/root-options.ts';
 import { openStorage } from '../../src/storage/storage.ts';
+import { runCli } from '../cli/run-cli.ts';
 import { asSuperuser } from '../support/postgres.ts';
 import {
   brokerRows,
@@ -332,4 +333,26 @@ test('logins of other targets in the same cluster are known by their lease, not 
   expect(found).toEqual([]);
   expect(await roleIsThere(site, role)).toBe(true);
   await eventually(async () => expect(await ordersSeenBy(loginOf(credential))).toBe(3));
+});
+
+test('the program compares, settles and looks at leases through a real broker, without target credentials', async () => {
+  const leaseId = leaseIdFrom(hour, mark);
+  await madeByBroker(roleOf(leaseId));
+  const { lease } = await site.issue();
+  const env = { LEASEHOLD_SERVER: site.estate.httpUrl, LEASEHOLD_TOKEN: await site.estate.mint('operator') };
+  const looked = await runCli(['reconcile'], env);
+  expect(looked.code).toBe(13);
+  expect(looked.stdout).toContain(`warehouse/${roleOf(leaseId)}  stray (its lease is not known here), made 1h`);
+  const settled = await runCli(['reconcile', '--target', 'warehouse', '--settle', '--json'], env);
+  expect(settled.code).toBe(0);
+  expect(await roleIsThere(site, roleOf(leaseId))).toBe(false);
+  const got = await runCli(['lease', 'get', lease.leaseId], env);
+  expect(got.stdout).toMatch(/^target +warehouse$/m);
+  expect(await runCli(['lease', 'settle', '--troubled'], env)).toMatchObject({
+    code: 0,
+    stdout: 'no leases in trouble\n',
+  });
+  const refused = await runCli(['lease', 'abandon', lease.leaseId, '--reason', 'it is in the way of a test'], env);
+  expect(refused.code).toBe(6);
+  expect(refused.stderr).toContain('ABANDON_REFUSED');
 });
