@@ -1,7 +1,7 @@
-import type { PolicyRevision, PolicySource } from './domain/policy.ts';
+import type { PolicyRevision, TenantPolicy } from './domain/policy.ts';
 import type { Activation, PolicyStore } from './domain/revisions.ts';
 
-export interface DatabasePolicy extends PolicySource {
+export interface DatabasePolicy extends TenantPolicy {
   /** Looks which revision is to run, and lets it. Called when woken, in any case twice a second, and after a change. */
   refresh(): Promise<void>;
   /** Whether a revision runs as it was applied. */

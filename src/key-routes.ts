@@ -1,10 +1,10 @@
 import { jwksCacheAge, statusListTtl } from './root-bounds.ts';
 import type { HttpRoute } from './server/http-route.ts';
 
-export function jwksRoute(jwks: () => object): HttpRoute {
+export function jwksRoute(base: string, jwks: () => object): HttpRoute {
   return {
     method: 'GET',
-    path: '/.well-known/jwks.json',
+    path: `${base}/.well-known/jwks.json`,
     handler: () => ({
       status: 200,
       headers: {
@@ -16,13 +16,13 @@ export function jwksRoute(jwks: () => object): HttpRoute {
   };
 }
 
-export function statusListRoute(list: (number: number) => Promise<string>): HttpRoute {
+export function statusListRoute(base: string, list: (number: number) => Promise<string>): HttpRoute {
   return {
     method: 'GET',
-    path: '/status-lists/*',
+    path: `${base}/status-lists/*`,
     handler: async ({ path }) => {
-      const number = /^\/status-lists\/([0-9]{1,9})$/.exec(path)?.[1];
-      if (number === undefined) return { status: 404 };
+      const number = path.slice(`${base}/status-lists/`.length);
+      if (!/^[0-9]{1,9}$/.test(number)) return { status: 404 };
       return {
         status: 200,
         headers: {

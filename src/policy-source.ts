@@ -1,7 +1,7 @@
-import type { Config } from './config/config.ts';
+import type { PolicySourceConfig } from './config/config.ts';
 import { createDatabasePolicy } from './database-policy.ts';
 import { BrokerError } from './domain/errors.ts';
-import type { PolicyRevision, PolicySource } from './domain/policy.ts';
+import type { PolicyRevision, PolicySource, TenantPolicy } from './domain/policy.ts';
 import { activationEvent, type CompileFiles, type PolicyStore } from './domain/revisions.ts';
 import type { Clock } from './domain/time.ts';
 import { describeRevision } from './policy/canonical.ts';
@@ -12,8 +12,8 @@ import { gitCommit } from './policy/git-checkout.ts';
 import { watchPolicy } from './policy/watch-policy.ts';
 import { createRecordedPolicy } from './recorded-policy.ts';
 
-/** Policy as the broker runs it, whatever drives it. */
-export interface RunningPolicy extends PolicySource {
+/** A tenant's policy as the broker runs it, whatever drives it. */
+export interface RunningPolicy extends TenantPolicy {
   /** Brings it up to date; called in short intervals, and when another replica tells of a change. */
   refresh(): Promise<void>;
   status(): { ready: boolean; detail: string };
@@ -21,7 +21,7 @@ export interface RunningPolicy extends PolicySource {
 }
 
 export interface PolicySourceOptions {
-  config: Config['policy'];
+  config: PolicySourceConfig;
   known: KnownNames;
   store: PolicyStore;
   tenant: string;
@@ -29,6 +29,20 @@ export interface PolicySourceOptions {
   onRunning: (revision: PolicyRevision) => void;
   onRefused: (issues: readonly object[]) => void;
   onError: (error: unknown) => void;
+}
+
+/** Policy of all tenants. A caller's tenant is one of the configuration's, so that a missing one is a fault of ours. */
+export function policiesOf(running: ReadonlyMap<string, RunningPolicy>): PolicySource {
+  const of = (tenant: string): RunningPolicy => {
+    const policy = running.get(tenant);
+    if (policy === undefined) throw new Error(`no policy runs for tenant ${tenant}`);
+    return policy;
+  };
+  return {
+    tenants: [...running.keys()],
+    current: (tenant) => of(tenant).current(),
+    lastError: (tenant) => of(tenant).lastError(),
+  };
 }
 
 export async function openPolicy(options: PolicySourceOptions): Promise<RunningPolicy> {
@@ -89,7 +103,7 @@ async function record(options: PolicySourceOptions, directory: string, revision:
   const source = commit === undefined ? 'directory' : 'git';
   const message = commit === undefined ? '' : `git ${commit}`;
   const now = clock.now();
-  await store.recordRevision({
+  await store.recordRevision(tenant, {
     digest,
     createdAt: now,
     creator: 'broker',

@@ -1,7 +1,7 @@
 import { BrokerError } from './domain/errors.ts';
-import type { PolicyRevision, PolicySource } from './domain/policy.ts';
+import type { PolicyRevision, TenantPolicy } from './domain/policy.ts';
 
-export interface RecordedPolicy extends PolicySource {
+export interface RecordedPolicy extends TenantPolicy {
   /** A revision that was read and compiled. It runs once it is recorded. */
   offer(revision: PolicyRevision): void;
   /** Records what is waiting; called at start and by the monitor until it succeeds. */

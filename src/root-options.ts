@@ -6,6 +6,7 @@ import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
 import { createOidcAttestor } from './attestors/oidc/attestor.ts';
 import type { Config, TargetConfig, VaultLoginConfig } from './config/config.ts';
 import { readSealingKey, readWebhookSecret } from './config/secret-source.ts';
+import { defaultTenant } from './config/tenant.ts';
 import { workloadIndex } from './config/workload-pattern.ts';
 import type { Attestor } from './domain/attestor.ts';
 import { markLength, type InstallationMark } from './domain/ids.ts';
@@ -76,11 +77,44 @@ export function attestors(config: Config, clock: Clock): Attestor[] {
 }
 
 export function groupsOf(config: Config) {
-  return workloadIndex(
-    Object.entries(config.approvals.groups).flatMap(([group, patterns]) =>
-      patterns.map((pattern): [string, string] => [pattern, group]),
-    ),
+  const byTenant = new Map(
+    config.tenants.map(({ name, groups }) => [
+      name,
+      workloadIndex(
+        Object.entries(groups).flatMap(([group, patterns]) =>
+          patterns.map((pattern): [string, string] => [pattern, group]),
+        ),
+      ),
+    ]),
   );
+  return ({ tenant, workload }: { tenant: string; workload: string }) => byTenant.get(tenant)?.(workload) ?? noGroups;
+}
+
+const noGroups: ReadonlySet<string> = new Set();
+
+/** Whose a component of the status is, by its name; the others are everybody's. */
+export function componentOwners({
+  tenants,
+  targets,
+  vault,
+  attestation,
+  signals,
+}: Config): ReadonlyMap<string, string> {
+  const ownerOf = (section: 'targets' | 'vault', name: string) =>
+    tenants.find((tenant) => tenant[section].includes(name))?.name ?? defaultTenant;
+  return new Map([
+    ...Object.keys(targets).map((name): [string, string] => [`provider/postgres/${name}`, ownerOf('targets', name)]),
+    ...Object.keys(vault).map((name): [string, string] => [`provider/vault/${name}`, ownerOf('vault', name)]),
+    ...attestation.trustDomains.map(({ name, tenant }): [string, string] => [`trust-domain/${name}`, tenant]),
+    ...attestation.oidc.map(({ issuer, tenant }): [string, string] => [`issuer/${issuer}`, tenant]),
+    ...signals.transmitters.map(({ name, tenant }): [string, string] => [`transmitter/${name}`, tenant]),
+  ]);
+}
+
+/** Whose notices go where: the endpoints are the default tenant's, and hear of nobody else's approvals. */
+export function webhooksOf(config: Config): (tenant: string) => readonly string[] {
+  const names = config.approvals.webhooks.map(({ name }) => name);
+  return (tenant) => (tenant === defaultTenant ? names : []);
 }
 
 export function webhookEndpoints(config: Config) {

@@ -12,7 +12,7 @@ import type { Loop } from './workers/loop.ts';
 
 export interface SettlementWiring {
   clock: Clock;
-  tenant: string;
+  tenantOf: (kind: string, target: string) => string;
   storage: Storage;
   providers: ReadonlyMap<string, Provider>;
   settler: Settler;
@@ -46,7 +46,7 @@ export function wireSettlement({
     clock,
     providers: wiring.providers,
     store: storage.reconciliation,
-    tenant: wiring.tenant,
+    tenantOf: wiring.tenantOf,
     revokeTimeout,
     periodic: periodic.enabled ? periodic : undefined,
     newRequestId: randomUUID,

@@ -20,7 +20,6 @@ import type { Loop } from './workers/loop.ts';
 export interface SignalWiring {
   clock: Clock;
   newId: NewId;
-  tenant: string;
   policy: PolicySource;
   storage: Storage;
   maxInForce: number;
@@ -105,18 +104,20 @@ export function wireSignals(wiring: SignalWiring): WiredSignals {
     kick: () => reevaluating.kick(),
     emit,
   });
-  const reviews = createReviews({ clock, policy, board, signals, tenant: wiring.tenant });
+  const reviews = policy.tenants.map((tenant) => createReviews({ clock, policy, board, signals, tenant }));
   wiring.worker('reviews', 10_000, async () => {
-    await reviews.tick();
+    for (const each of reviews) await each.tick();
     return false;
   });
   wiring.observability.gauge(
     'agents_review_overdue',
-    'Registered agents whose review is overdue.',
-    () => reviews.overdue().length,
+    'Registered agents whose review is overdue, of all tenants.',
+    () => sum(reviews.map((each) => each.overdue().length)),
   );
   wiring.observability.gauge('signals_in_force', 'Signals in force, as this replica has them at hand.', () =>
-    board.count(wiring.tenant, clock.now()),
+    sum(policy.tenants.map((tenant) => board.count(tenant, clock.now()))),
   );
   return { board, facts, signals };
 }
+
+const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);

@@ -19,6 +19,7 @@ import type { Config } from './config/config.ts';
 import { policyNames } from './config/check-config.ts';
 import { resolveRoles } from './config/roles.ts';
 import { readSealingKey } from './config/secret-source.ts';
+import { defaultTenant, tenantPath } from './config/tenant.ts';
 import { isWorkloadPattern } from './config/workload-pattern.ts';
 import { createApprovals } from './domain/approvals/approvals.ts';
 import { createApprovalGate } from './domain/approvals/gate.ts';
@@ -45,27 +46,29 @@ import type { Reached } from './domain/telemetry.ts';
 import type { Clock, Millis } from './domain/time.ts';
 import { createSealer } from './keys/seal.ts';
 import { createRequestProofs } from './dpop/requests.ts';
-import { createKeyRing } from './keys/signing-keys.ts';
+import { createKeyRing, type KeyRing } from './keys/signing-keys.ts';
 import { jwksRoute, statusListRoute } from './key-routes.ts';
 import { createMonitor } from './monitor.ts';
 import { createMessenger } from './notify/messenger.ts';
 import { createObservability } from './observability/observability.ts';
 import { redactString } from './observability/redact.ts';
 import { describeRevision } from './policy/canonical.ts';
-import { compiledRevisions, compileFiles, openPolicy } from './policy-source.ts';
-import { createJwtProvider } from './providers/jwt/provider.ts';
+import { compiledRevisions, compileFiles, openPolicy, policiesOf, type RunningPolicy } from './policy-source.ts';
+import { createJwtProvider, type JwtIssuer } from './providers/jwt/provider.ts';
 import { buildStatusListToken, statusListSize, statusReferences } from './providers/jwt/status-list.ts';
 import { createPostgresProvider } from './providers/postgres/provider.ts';
 import { createVaultProvider } from './providers/vault/provider.ts';
 import { jwksCacheAge, revokeTimeout, statusListTtl } from './root-bounds.ts';
 import {
   attestors,
+  componentOwners,
   groupsOf,
   installationMark,
   postgresTargets,
   sealingKey,
   vaultServers,
   webhookEndpoints,
+  webhooksOf,
 } from './root-options.ts';
 import { wireSettlement } from './root-settlement.ts';
 import { openTransmitters, wireSignals } from './root-signals.ts';
@@ -93,7 +96,6 @@ export interface Broker {
   stop(graceMs?: Millis): Promise<void>;
 }
 
-const tenant = 'default';
 const maxClockOffset: Millis = 10_000;
 /** For letting go of workers and connections when the calls in flight have used up the grace. */
 const leastCloseTime: Millis = 1_000;
@@ -143,38 +145,52 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     });
     await monitor.check();
 
-    const policy = await openPolicy({
-      config: config.policy,
-      known: policyNames(config),
-      store: storage.policies,
-      tenant,
-      clock,
-      onRunning: (revision) =>
-        emit('policy.loaded', { revision: revision.digest, agents: revision.agents.size, tools: revision.tools.size }),
-      onRefused: (issues) => emit('policy.refused', { issues }),
-      onError: (error) => emit('storage.failed', { operation: 'record-revision', error }),
-    });
-    closers.push(() => policy.close());
+    const running = new Map<string, RunningPolicy>();
+    for (const tenant of config.tenants) {
+      const { name } = tenant;
+      const opened = await openPolicy({
+        config: tenant.policy,
+        known: policyNames(config, tenant),
+        store: storage.policies,
+        tenant: name,
+        clock,
+        onRunning: ({ digest, agents, tools }) =>
+          emit('policy.loaded', { tenant: name, revision: digest, agents: agents.size, tools: tools.size }),
+        onRefused: (issues) => emit('policy.refused', { tenant: name, issues }),
+        onError: (error) => emit('storage.failed', { operation: 'record-revision', error }),
+      });
+      closers.push(() => opened.close());
+      running.set(name, opened);
+    }
+    const policy = policiesOf(running);
 
-    const keyRing = createKeyRing({
-      pool: storage.pool,
-      sealer: createSealer({
-        current: sealingKey(config),
-        previous: config.keys.previousSealingKeys.map((key) => readSealingKey(key)),
-        random: randomBytes,
-      }),
-      clock,
-      tenant,
-      rotateEvery: config.keys.rotateEvery,
-      publishAhead: config.keys.publishAhead,
-      maxTokenLife: config.tasks.maxTtl,
-      cacheAge: jwksCacheAge,
-      skew: 60_000,
-      maxClockOffset,
+    const sealer = createSealer({
+      current: sealingKey(config),
+      previous: config.keys.previousSealingKeys.map((key) => readSealingKey(key)),
+      random: randomBytes,
     });
-    await keyRing.start();
+    const issuers = new Map<string, JwtIssuer & { keyRing: KeyRing }>();
+    for (const { name, issuer } of config.tenants) {
+      const keyRing = createKeyRing({
+        pool: storage.pool,
+        sealer,
+        clock,
+        tenant: name,
+        rotateEvery: config.keys.rotateEvery,
+        publishAhead: config.keys.publishAhead,
+        maxTokenLife: config.tasks.maxTtl,
+        cacheAge: jwksCacheAge,
+        skew: 60_000,
+        maxClockOffset,
+      });
+      await keyRing.start();
+      issuers.set(name, { issuer, keyRing, statusListUri: statusReferences(`${issuer}/status-lists`) });
+    }
+    const signingKeys = (tenant: string) => ({
+      name: 'signing-keys',
+      ...issuers.get(tenant)!.keyRing.status(clock.now()),
+    });
 
-    const { issuer } = config.broker;
     const postgres = createPostgresProvider({ targets: postgresTargets(config.targets), random: randomBytes, mark });
     closers.push(() => postgres.close());
     const vault = await createVaultProvider({
@@ -192,7 +208,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     });
     closers.push(() => vault.close());
     const providers = new Map<string, Provider>([
-      ['jwt', createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status-lists`) })],
+      ['jwt', createJwtProvider({ clock, issuers })],
       ['postgres', postgres],
       ['vault', vault],
     ]);
@@ -203,7 +219,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       cacheSize: 50_000,
     });
     closers.push(() => attestation.close());
-    const callerOf = createCallerResolver(resolveRoles(config.access), policy);
+    const callerOf = createCallerResolver(resolveRoles(config.tenants), policy);
 
     const cache = createTaskCache(storage.tasks, storage.wake, 50_000);
     const watch = await openLockWatch(storage.locks);
@@ -232,9 +248,10 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const settling = worker('settle', 1_000, () => settler.tick());
     closers.push(storage.wake.onTask(() => settling.kick()));
 
+    const owners = componentOwners(config);
     const { care, reconciler } = wireSettlement({
       clock: monitor.earlier,
-      tenant,
+      tenantOf: (provider, target) => owners.get(`provider/${provider}/${target.replace(/^vault:/, '')}`)!,
       storage,
       providers,
       settler,
@@ -247,7 +264,6 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const { signals, facts } = wireSignals({
       clock,
       newId,
-      tenant,
       policy,
       storage,
       maxInForce: config.signals.maxInForce,
@@ -299,7 +315,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       store: storage.locks,
       watch,
       tasks: storage.tasks,
-      homeTenant: tenant,
+      homeTenant: defaultTenant,
       ...config.locks,
       kickSettling: () => closingLocked.kick(),
       emit,
@@ -309,38 +325,48 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     worker('expire', 500, async () => (await tasks.closeDue(100)) === 100);
     worker('monitor', 2_000, async () => {
       await monitor.check();
-      await keyRing.tick();
+      await Promise.all([...issuers.values()].map(({ keyRing }) => keyRing.tick()));
       return false;
     });
     // A token's period may be a minute, and a login's life as short.
     if (Object.keys(config.vault).length > 0) worker('vault', 1_000, () => vault.tick());
+    const refreshPolicy = () => Promise.all([...running.values()].map((one) => one.refresh()));
     const following = worker('policy', 500, async () => {
-      await policy.refresh();
+      await refreshPolicy();
       return false;
     });
     closers.push(storage.wake.onPolicy(() => following.kick()));
-    const reevaluator = createReevaluator({
-      clock,
-      newId,
-      policy,
-      store: storage.reevaluation,
-      facts,
-      tenant,
-      kickSettler: () => settling.kick(),
-      emit,
+    const reevaluators = new Map(
+      policy.tenants.map((tenant) => [
+        tenant,
+        createReevaluator({
+          clock,
+          newId,
+          policy,
+          store: storage.reevaluation,
+          facts,
+          tenant,
+          kickSettler: () => settling.kick(),
+          emit,
+        }),
+      ]),
+    );
+    const reevaluating = worker('reevaluate', 1_000, async () => {
+      let more = false;
+      for (const reevaluator of reevaluators.values()) more = (await reevaluator.tick()) || more;
+      return more;
     });
-    const reevaluating = worker('reevaluate', 1_000, () => reevaluator.tick());
+    const tenantConfig = new Map(config.tenants.map((tenant) => [tenant.name, tenant]));
     const revisions = createRevisions({
       clock,
       policy,
       store: storage.policies,
-      tenant,
-      writable: config.policy.source === 'database',
-      compile: compileFiles(policyNames(config)),
+      writable: (tenant) => tenantConfig.get(tenant)!.policy.source === 'database',
+      compile: (tenant) => compileFiles(policyNames(config, tenantConfig.get(tenant)!)),
       describe: describeRevision,
-      preview: (revision) => reevaluator.preview(revision),
+      preview: (tenant, revision) => reevaluators.get(tenant)!.preview(revision),
       refresh: async () => {
-        await policy.refresh();
+        await refreshPolicy();
         reevaluating.kick();
       },
     });
@@ -351,14 +377,14 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       decisions: storage.decisions,
       facts,
       locks: lockGuard,
-      compiled: compiledRevisions(storage.policies, policyNames(config)),
+      compiled: compiledRevisions(storage.policies, { environment: config.environment }),
     });
     worker('forget', 60_000, async () => {
       await storage.settlement.forgetRevocations(monitor.earlier.now() - 60_000);
       return false;
     });
 
-    const outbox = { endpoints: config.approvals.webhooks.map(({ name }) => name), newId };
+    const outbox = { endpoints: webhooksOf(config), newId };
     const approvalStore = storage.approvals(outbox);
     const limits = { maxPending: config.approvals.maxPending, perHour: config.approvals.requestsPerHour };
     const messenger = createMessenger({
@@ -470,16 +496,19 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       emit,
     });
 
-    const components = async (): Promise<Component[]> => [
-      monitor.status(),
-      { name: 'policy', ...policy.status() },
-      locks.status(),
-      { name: 'signing-keys', ...keyRing.status(clock.now()) },
-      ...attestation.status(),
-      ...transmitters.status(clock.now()),
-      ...(await postgres.check(AbortSignal.timeout(3_000))),
-      ...(await vault.check(AbortSignal.timeout(3_000))),
-    ];
+    const components = async (tenant: string): Promise<Component[]> => {
+      const signal = AbortSignal.timeout(3_000);
+      const all = [
+        monitor.status(),
+        { name: 'policy', ...running.get(tenant)!.status() },
+        locks.status(),
+        signingKeys(tenant),
+        ...attestation.status(),
+        ...transmitters.status(clock.now()),
+        ...(await Promise.all([postgres.check(signal), vault.check(signal)])).flat(),
+      ];
+      return all.filter(({ name }) => (owners.get(name) ?? tenant) === tenant);
+    };
     const doors = createDoors({
       grpc: config.server.grpc,
       http: config.server.http,
@@ -493,7 +522,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       },
       services: [
         taskService(tasks, handOver, randomUUID),
-        credentialService(credentials, randomUUID, createRequestProofs(issuer, clock)),
+        credentialService(credentials, randomUUID, createRequestProofs(config.broker.issuer, clock)),
         revocationService({ clock: monitor.earlier, store: storage.revocations, wake: storage.wake, sleep }),
         approvalService(approvals),
         lockService({ locks, newRequestId: randomUUID, isWorkloadPattern }),
@@ -525,23 +554,25 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       authenticate: async (token) => callerOf(await attestation.attest(token)),
       clock,
       ready: () => {
-        const parts = [monitor.status(), { name: 'signing-keys', ...keyRing.status(clock.now()) }];
+        const parts = [monitor.status(), ...policy.tenants.map((tenant) => signingKeys(tenant))];
         return { ready: parts.every((part) => part.ready), components: parts };
       },
       routes: [
         ...transmitters.routes,
-        jwksRoute(() => keyRing.jwks()),
-        statusListRoute(async (number) =>
-          buildStatusListToken({
-            uri: `${issuer}/status-lists/${number}`,
-            issuer,
-            revoked: await storage.revocations.revokedIndexes(number, statusListSize, monitor.earlier.now()),
-            signer: keyRing.signer(clock.now()),
-            now: clock.now(),
-            ttl: statusListTtl,
-            life: statusListTtl * 4,
-          }),
-        ),
+        ...[...issuers].flatMap(([tenant, { issuer, keyRing }]) => [
+          jwksRoute(tenantPath(tenant), () => keyRing.jwks()),
+          statusListRoute(tenantPath(tenant), async (number) =>
+            buildStatusListToken({
+              uri: `${issuer}/status-lists/${number}`,
+              issuer,
+              revoked: await storage.revocations.revokedIndexes(tenant, number, statusListSize, monitor.earlier.now()),
+              signer: keyRing.signer(clock.now()),
+              now: clock.now(),
+              ttl: statusListTtl,
+              life: statusListTtl * 4,
+            }),
+          ),
+        ]),
       ],
       observability,
     });

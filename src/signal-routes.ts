@@ -61,7 +61,7 @@ export function securityEventRoute(options: SecurityEventRouteOptions): HttpRout
     const wait = taken(set.transmitter, perSecond, burst);
     if (wait > 0) return tooMany(wait);
 
-    const context = { now: clock.now(), keep, revision: options.policy.current() };
+    const context = { now: clock.now(), keep, revision: options.policy.current(set.tenant) };
     const drafts = set.events.flatMap((event) => draftsOf(event, context));
     await record(set, createHash('sha256').update(token).digest('base64url'), drafts);
     for (const { type: event, subjects } of set.events) {

@@ -23,23 +23,23 @@ export interface AdminServiceOptions {
   schemaVersion: number;
   policy: PolicySource;
   leases: LeaseStore;
-  components: () => Promise<Component[]>;
+  components: (tenant: string) => Promise<Component[]>;
 }
 
 export function adminService(options: AdminServiceOptions) {
   const { clock, policy, leases } = options;
   return service(AdminService, {
-    getStatus: async () => {
-      const components = await options.components();
-      const counts = await leases.counts();
+    getStatus: async (_request, { caller: { tenant } }) => {
+      const components = await options.components(tenant);
+      const counts = await leases.counts(tenant);
       return {
         version: options.version,
         replicaId: options.replicaId,
         startTime: timestampFromMs(options.startedAt),
         ready: components.every((component) => component.ready || component.name.startsWith('provider/')),
         components,
-        policyRevision: policy.current().digest,
-        policyError: policy.lastError() ?? '',
+        policyRevision: policy.current(tenant).digest,
+        policyError: policy.lastError(tenant) ?? '',
         schemaVersion: options.schemaVersion,
         openLeases: BigInt(counts.open),
         troubledLeases: BigInt(counts.troubled),
@@ -62,8 +62,8 @@ export function adminService(options: AdminServiceOptions) {
       };
     },
 
-    listTools: () => ({
-      tools: [...policy.current().tools.values()]
+    listTools: (_request, { caller }) => ({
+      tools: [...policy.current(caller.tenant).tools.values()]
         .sort((a, b) => (a.name < b.name ? -1 : 1))
         .map((tool) => ({
           name: tool.name,

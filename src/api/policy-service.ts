@@ -3,6 +3,7 @@ import { fieldInvalid } from '../domain/errors.ts';
 import type { DocumentChange } from '../domain/revision-diff.ts';
 import type { Activation, RevisionRecord, Revisions } from '../domain/revisions.ts';
 import { ChangeKind, PolicyService, RevisionSource } from '../gen/leasehold/v1/policy_service_pb.js';
+import type { Caller } from '../domain/caller.ts';
 import { service } from './call.ts';
 import { decisionHandlers, type DecisionOptions } from './decision-handlers.ts';
 import { nextPageToken, pageSize, pageToken } from './fields.ts';
@@ -37,7 +38,7 @@ export function policyService(options: PolicyServiceOptions) {
         expected: request.expectedRevision,
       });
       return {
-        revision: revisionMessage(applied.revision),
+        revision: revisionMessage(caller, applied.revision),
         changes: applied.changes.map(changeMessage),
         activated: applied.activated,
         wouldEnd: BigInt(applied.preview?.ended ?? 0),
@@ -53,7 +54,7 @@ export function policyService(options: PolicyServiceOptions) {
         message,
         reevaluate,
       });
-      return { revision: revisionMessage(result.revision), changes: result.changes.map(changeMessage) };
+      return { revision: revisionMessage(caller, result.revision), changes: result.changes.map(changeMessage) };
     },
 
     listActivations: async (request, { caller }) => {
@@ -65,12 +66,15 @@ export function policyService(options: PolicyServiceOptions) {
     listRevisions: async (request, { caller }) => {
       const after = pageToken(request.pageToken, (id) => /^[0-9]{1,15} sha256:[0-9a-f]{64}$/.test(id));
       const page = await revisions.revisions(caller, pageSize(request.pageSize, 50), after);
-      return { revisions: page.items.map(revisionMessage), nextPageToken: nextPageToken(page.next) };
+      return {
+        revisions: page.items.map((revision) => revisionMessage(caller, revision)),
+        nextPageToken: nextPageToken(page.next),
+      };
     },
 
     getRevision: async (request, { caller }) => {
       const { revision, documents } = await revisions.get(caller, request.digest);
-      return { revision: revisionMessage(revision), documents };
+      return { revision: revisionMessage(caller, revision), documents };
     },
 
     diffRevisions: async (request, { caller }) => {
@@ -81,14 +85,14 @@ export function policyService(options: PolicyServiceOptions) {
     ...decisionHandlers(options),
   });
 
-  function revisionMessage(revision: RevisionRecord) {
+  function revisionMessage(caller: Caller, revision: RevisionRecord) {
     return {
       digest: revision.digest,
       createTime: timestampFromMs(revision.createdAt),
       creator: revision.creator,
       source: sources[revision.source],
       message: revision.message,
-      active: revision.digest === revisions.active(),
+      active: revision.digest === revisions.active(caller),
     };
   }
 }

@@ -1,7 +1,7 @@
 import type { Issue } from './issue.ts';
 import { ConfigError, sortIssues } from './issue.ts';
 import { knownTrustDomains } from './config-rules.ts';
-import type { Config } from './config.ts';
+import type { Config, TenantConfig } from './config.ts';
 import { readConfig } from './load-config.ts';
 import type { LoadConfigOptions } from './load-config.ts';
 import { formatPath } from './schema.ts';
@@ -17,9 +17,9 @@ export interface CheckConfigOptions extends LoadConfigOptions {
 }
 
 export type CheckResult =
-  /** No revision where policy is not in a directory. */
-  | { ok: true; issues: readonly []; config: Config; revision: PolicyRevision | undefined }
-  | { ok: false; issues: readonly Issue[]; config?: Config; revision?: PolicyRevision };
+  /** No revision for a tenant whose policy is not in a directory. */
+  | { ok: true; issues: readonly []; config: Config; revisions: ReadonlyMap<string, PolicyRevision> }
+  | { ok: false; issues: readonly Issue[] };
 
 /** Everything that can be known before starting: the file, the policy, what each says of the other, and what both name. */
 export async function checkConfig(options: CheckConfigOptions): Promise<CheckResult> {
@@ -32,23 +32,23 @@ export async function checkConfig(options: CheckConfigOptions): Promise<CheckRes
   }
   const { config, document } = read;
   const issues = options.files === false ? [] : fileIssues(config, document);
-  if (config.policy.source === 'database') {
-    if (issues.length > 0) return { ok: false, config, issues: sortIssues(issues) };
-    return { ok: true, issues: [], config, revision: undefined };
+  const revisions = new Map<string, PolicyRevision>();
+  for (const tenant of config.tenants) {
+    if (tenant.policy.source === 'database') continue;
+    const policy = await loadPolicyDirectory(tenant.policy.directory, policyNames(config, tenant));
+    if (policy.ok) revisions.set(tenant.name, policy.revision);
+    else issues.push(...policy.issues);
   }
-  const policy = await loadPolicyDirectory(config.policy.directory, policyNames(config));
-  if (!policy.ok) return { ok: false, config, issues: sortIssues([...issues, ...policy.issues]) };
-  const { revision } = policy;
-  if (issues.length > 0) return { ok: false, config, revision, issues: sortIssues(issues) };
-  return { ok: true, issues: [], config, revision };
+  if (issues.length > 0) return { ok: false, issues: sortIssues(issues) };
+  return { ok: true, issues: [], config, revisions };
 }
 
-/** The names of a configuration that policy may use; for `watchPolicy` and `loadPolicyDirectory`. */
-export function policyNames(config: Config): Required<KnownNames> {
+/** The names of a configuration that the tenant's policy may use; for `watchPolicy` and `loadPolicyDirectory`. */
+export function policyNames(config: Config, tenant: TenantConfig): Required<KnownNames> {
   return {
-    knownTargets: new Set(Object.keys(config.targets)),
-    knownVaults: new Set(Object.keys(config.vault)),
-    knownTrustDomains: knownTrustDomains(config),
+    knownTargets: new Set(tenant.targets),
+    knownVaults: new Set(tenant.vault),
+    knownTrustDomains: knownTrustDomains(config, tenant.name),
     environment: config.environment,
   };
 }

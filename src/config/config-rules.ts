@@ -2,8 +2,9 @@ import { compileWorkloadTemplate } from '../attestors/oidc/workload-template.ts'
 import { parseDuration } from './duration.ts';
 import type { Issue } from './issue.ts';
 import { isLoopback, splitListen } from './listen.ts';
-import type { RawConfig, RawDoor, RawTransmitter } from './raw-config.ts';
+import type { RawConfig, RawDoor, RawPolicySource, RawTransmitter } from './raw-config.ts';
 import { formatPath, quote } from './schema.ts';
+import { defaultTenant } from './tenant.ts';
 import { vaultLoginFaults } from './vault-config.ts';
 import { isWorkloadPattern, trustDomainOfPattern, workloadPatternHint } from './workload-pattern.ts';
 import type { FieldPath, SourceDocument } from './yaml-document.ts';
@@ -44,11 +45,17 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   if (sound('database')) checkDatabase(report, config);
   if (sound('keys')) checkKeys(report, config);
   if (sound('attestation')) checkAttestation(report, config);
-  if (sound('access')) checkAccess(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
-  if (sound('policy')) checkPolicySource(report, config.policy);
+  const domains = (tenant: string) => (sound('attestation') ? knownTrustDomains(config, tenant) : undefined);
+  if (sound('access')) checkAccess(report, ['access'], config.access, domains(defaultTenant));
+  if (sound('tenants')) {
+    checkTenants(report, config, domains, (section) => (sound(section) ? Object.keys(config[section]) : undefined));
+  }
+  if (sound('attestation') && sound('tenants')) checkTenantNames(report, config, sound('signals'));
+  if (sound('policy')) checkPolicySource(report, ['policy'], config.policy);
   if (sound('tasks')) order(report, config.tasks, ['tasks'], 'defaultTtl', 'maxTtl');
   if (sound('approvals')) {
-    checkApprovals(report, config, sound('attestation') ? knownTrustDomains(config) : undefined);
+    checkGroups(report, ['approvals', 'groups'], config.approvals.groups, domains(defaultTenant));
+    checkWebhooks(report, config);
   }
   if (sound('signals')) checkTransmitters(report, config.signals.transmitters);
   if (sound('targets')) checkTargets(report, config);
@@ -80,12 +87,57 @@ function checkVault(report: Report, { vault }: RawConfig): void {
   }
 }
 
-function checkPolicySource(report: Report, policy: RawConfig['policy']): void {
+type Domains = ReadonlySet<string | undefined> | undefined;
+
+function checkTenants(
+  report: Report,
+  { tenants }: RawConfig,
+  domains: (tenant: string) => Domains,
+  names: (section: 'targets' | 'vault') => readonly string[] | undefined,
+): void {
+  const takenBy = new Map<string, string>();
+  for (const [name, tenant] of Object.entries(tenants)) {
+    const path = ['tenants', name];
+    checkPolicySource(report, [...path, 'policy'], tenant.policy);
+    checkAccess(report, [...path, 'access'], tenant.access, domains(name));
+    checkGroups(report, [...path, 'groups'], tenant.groups, domains(name));
+    for (const section of ['targets', 'vault'] as const) {
+      tenant[section].forEach((one, index) => {
+        const key = `${section} ${one}`;
+        const other = takenBy.get(key);
+        if (names(section)?.includes(one) === false) {
+          report([...path, section, index], `there is no ${quote(one)} in ${section}`, `add it to ${section}`);
+        } else if (other !== undefined) {
+          report([...path, section, index], `${quote(one)} is tenant ${quote(other)}'s`, 'each is of one tenant');
+        }
+        takenBy.set(key, name);
+      });
+    }
+  }
+}
+
+function checkTenantNames(report: Report, { attestation, tenants, signals }: RawConfig, withSignals: boolean): void {
+  const known = [defaultTenant, ...Object.keys(tenants)];
+  const check = (path: FieldPath, sources: readonly { tenant: string }[]) =>
+    sources.forEach(({ tenant }, index) => {
+      if (known.includes(tenant)) return;
+      report(
+        [...path, index, 'tenant'],
+        `there is no tenant ${quote(tenant)}`,
+        `add it to tenants, or use one of: ${known.join(', ')}`,
+      );
+    });
+  check(['attestation', 'trustDomains'], attestation.trustDomains);
+  check(['attestation', 'oidc'], attestation.oidc);
+  if (withSignals) check(['signals', 'transmitters'], signals.transmitters);
+}
+
+function checkPolicySource(report: Report, path: FieldPath, policy: RawPolicySource): void {
   if (policy.source === 'directory' && policy.directory === undefined) {
-    report(['policy'], '"directory" is missing', 'name the folder of the policy documents, or say source: database');
+    report(path, '"directory" is missing', 'name the folder of the policy documents, or say source: database');
   }
   if (policy.source === 'database' && policy.directory !== undefined) {
-    report(['policy', 'directory'], 'is not read with source: database', 'remove it, or say source: directory');
+    report([...path, 'directory'], 'is not read with source: database', 'remove it, or say source: directory');
   }
 }
 
@@ -194,17 +246,16 @@ function checkTargets(report: Report, config: RawConfig): void {
   }
 }
 
-function checkApprovals(
-  report: Report,
-  { approvals }: RawConfig,
-  domains: ReadonlySet<string | undefined> | undefined,
-): void {
-  for (const [group, patterns] of Object.entries(approvals.groups)) {
+function checkGroups(report: Report, path: FieldPath, groups: Record<string, string[]>, domains: Domains): void {
+  for (const [group, patterns] of Object.entries(groups)) {
     patterns.forEach((pattern, at) => {
       const fault = workloadPatternFault(pattern, domains);
-      if (fault !== undefined) report(['approvals', 'groups', group, at], ...fault);
+      if (fault !== undefined) report([...path, group, at], ...fault);
     });
   }
+}
+
+function checkWebhooks(report: Report, { approvals }: RawConfig): void {
   const names = new Set<string>();
   approvals.webhooks.forEach((hook, index) => {
     const path = ['approvals', 'webhooks', index];
@@ -243,22 +294,31 @@ function checkTransmitters(report: Report, transmitters: readonly RawTransmitter
   });
 }
 
-function checkAccess(report: Report, config: RawConfig, domains: ReadonlySet<string | undefined> | undefined): void {
-  config.access.forEach((grant, index) => {
+function checkAccess(report: Report, path: FieldPath, access: RawConfig['access'], domains: Domains): void {
+  access.forEach((grant, index) => {
     grant.workloads.forEach((pattern, at) => {
       const fault = workloadPatternFault(pattern, domains);
-      if (fault !== undefined) report(['access', index, 'workloads', at], ...fault);
+      if (fault !== undefined) report([...path, index, 'workloads', at], ...fault);
     });
   });
 }
 
-/** Trust domains that an attested workload can be in; `undefined` stands for workloads without a scheme. */
-export function knownTrustDomains(config: {
-  attestation: { trustDomains: readonly { name: string }[]; oidc: readonly { workload: string }[] };
-}): ReadonlySet<string | undefined> {
+/** Trust domains that an attested workload of the tenant can be in; `undefined` stands for workloads without a scheme. */
+export function knownTrustDomains(
+  {
+    attestation: { trustDomains, oidc },
+  }: {
+    attestation: {
+      trustDomains: readonly { name: string; tenant: string }[];
+      oidc: readonly { workload: string; tenant: string }[];
+    };
+  },
+  tenant: string,
+): ReadonlySet<string | undefined> {
+  const own = (source: { tenant: string }) => source.tenant === tenant;
   return new Set([
-    ...config.attestation.trustDomains.map((domain) => domain.name),
-    ...config.attestation.oidc.map((source) => trustDomainOfPattern(source.workload)),
+    ...trustDomains.filter(own).map((domain) => domain.name),
+    ...oidc.filter(own).map((source) => trustDomainOfPattern(source.workload)),
   ]);
 }
 

@@ -19,9 +19,8 @@ export interface Config {
   database: DatabaseConfig | undefined;
   keys: KeysConfig;
   attestation: AttestationConfig;
-  access: readonly AccessGrant[];
-  /** A directory on this machine drives policy, or what operators apply through the API. */
-  policy: { source: 'directory'; directory: string } | { source: 'database' };
+  /** `default` first. */
+  tenants: readonly TenantConfig[];
   /** Facts about this installation that conditions may look at. */
   environment: Readonly<Record<string, string>>;
   tasks: { defaultTtl: Millis; maxTtl: Millis; settleBound: Millis; renewalOverlap: Millis };
@@ -35,6 +34,23 @@ export interface Config {
   targets: Readonly<Record<string, TargetConfig>>;
   vault: Readonly<Record<string, VaultConfig>>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
+}
+
+/** A directory on this machine drives policy, or what operators apply through the API. */
+export type PolicySourceConfig = { source: 'directory'; directory: string } | { source: 'database' };
+
+/** What is a tenant's own. Nothing of one is visible to another. */
+export interface TenantConfig {
+  name: string;
+  /** Issuer of its tokens. */
+  issuer: string;
+  policy: PolicySourceConfig;
+  access: readonly AccessGrant[];
+  /** Who is in a group that may approve. */
+  groups: Readonly<Record<string, readonly string[]>>;
+  /** Names of the targets and of the Vault servers that its tools may use. */
+  targets: readonly string[];
+  vault: readonly string[];
 }
 
 export interface DoorConfig {
@@ -146,8 +162,6 @@ export type VaultLoginConfig =
   | { method: 'tokenFile'; token: SecretSource };
 
 export interface ApprovalsConfig {
-  /** Who is in a group that may approve. */
-  groups: Readonly<Record<string, readonly string[]>>;
   /** Most requests of one task that wait for people at once. */
   maxPending: number;
   /** Most requests of one agent in an hour. */

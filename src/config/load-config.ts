@@ -1,13 +1,14 @@
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
-import type { Config, DoorConfig, TargetConfig } from './config.ts';
+import type { Config, DoorConfig, PolicySourceConfig, TargetConfig } from './config.ts';
 import { checkConfigRules } from './config-rules.ts';
 import { parseDuration } from './duration.ts';
 import { deepFreeze } from './freeze.ts';
 import { ConfigError } from './issue.ts';
 import type { Issue } from './issue.ts';
 import { splitListen } from './listen.ts';
-import type { RawConfig, RawDoor, RawTarget } from './raw-config.ts';
+import type { RawConfig, RawDoor, RawPolicySource, RawTarget } from './raw-config.ts';
+import { defaultTenant, tenantPath } from './tenant.ts';
 import { vaultConfig, type FileNames } from './vault-config.ts';
 import { validateShape } from './schema.ts';
 import { envSecret, fileSecret, fsReason, inlineValue } from './secret-source.ts';
@@ -93,6 +94,12 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     connect: { host: of.connectHost ?? of.host, port: of.connectPort ?? of.port },
   });
   const files: FileNames = { resolve, optional, secret };
+  const policySource = ({ source, directory }: RawPolicySource): PolicySourceConfig =>
+    source === 'database' ? { source } : { source, directory: resolve(directory!) };
+  const tenants = Object.entries(raw.tenants);
+  /** What no other tenant has is the default one's. */
+  const left = (section: 'targets' | 'vault') =>
+    Object.keys(raw[section]).filter((name) => !tenants.some(([, tenant]) => tenant[section].includes(name)));
   const { server, database, keys, attestation, tasks, approvals } = raw;
 
   return {
@@ -150,11 +157,26 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         groupsClaim: source.groupsClaim,
       })),
     },
-    access: raw.access,
-    policy:
-      raw.policy.source === 'database'
-        ? { source: 'database' }
-        : { source: 'directory', directory: resolve(raw.policy.directory!) },
+    tenants: [
+      {
+        name: defaultTenant,
+        issuer: raw.broker.issuer,
+        policy: policySource(raw.policy),
+        access: raw.access,
+        groups: approvals.groups,
+        targets: left('targets'),
+        vault: left('vault'),
+      },
+      ...tenants.map(([name, tenant]) => ({
+        name,
+        issuer: `${raw.broker.issuer}${tenantPath(name)}`,
+        policy: policySource(tenant.policy),
+        access: tenant.access,
+        groups: tenant.groups,
+        targets: tenant.targets,
+        vault: tenant.vault,
+      })),
+    ],
     environment: { ...raw.environment },
     tasks: {
       defaultTtl: millis(tasks.defaultTtl),
@@ -164,7 +186,6 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     },
     reconcile: { ...raw.reconcile, every: millis(raw.reconcile.every) },
     approvals: {
-      groups: approvals.groups,
       maxPending: approvals.maxPending,
       requestsPerHour: approvals.requestsPerHour,
       webhooks: approvals.webhooks.map((hook) => ({

@@ -53,7 +53,17 @@ export interface RawConfig {
     workloads: string[];
     roles: ('orchestrator' | 'resource_server' | 'operator' | 'auditor' | 'approver' | 'signal_source')[];
   }[];
-  policy: { source: 'directory' | 'database'; directory?: string };
+  policy: RawPolicySource;
+  tenants: Record<
+    string,
+    {
+      policy: RawPolicySource;
+      access: RawConfig['access'];
+      groups: Record<string, string[]>;
+      targets: string[];
+      vault: string[];
+    }
+  >;
   environment: Record<string, string>;
   tasks: { defaultTtl: string; maxTtl: string; settleBound: string; renewalOverlap: string };
   reconcile: { enabled: boolean; every: string; settle: boolean };
@@ -85,6 +95,11 @@ export interface RawConfig {
   targets: Record<string, RawTarget>;
   vault: Record<string, RawVault>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
+}
+
+export interface RawPolicySource {
+  source: 'directory' | 'database';
+  directory?: string;
 }
 
 type RawClaim = string | number | boolean;

@@ -6,7 +6,7 @@ import type { PolicyRevision, PolicySource } from './policy.ts';
  * per attestation, which is one object for as long as its token is cached, and worked out again under a new revision.
  */
 export function createCallerResolver(
-  rolesOf: (workload: string) => ReadonlySet<Role>,
+  rolesOf: (tenant: string, workload: string) => ReadonlySet<Role>,
   policy: PolicySource,
 ): (attestation: Attestation) => Caller {
   // A workload has many tokens at once, and both indexes give the same set for it each time.
@@ -18,11 +18,11 @@ export function createCallerResolver(
   };
   const known = new WeakMap<Attestation, { revision: PolicyRevision; caller: Caller }>();
   return (attestation) => {
-    const revision = policy.current();
+    const revision = policy.current(attestation.tenant);
     const hit = known.get(attestation);
     if (hit?.revision === revision) return hit.caller;
     const agents = revision.agentsOf(attestation.workload);
-    const granted = rolesOf(attestation.workload);
+    const granted = rolesOf(attestation.tenant, attestation.workload);
     const roles = agents.size === 0 ? granted : asAgent(granted);
     const caller: Caller = Object.freeze({ ...attestation, roles, agents });
     known.set(attestation, { revision, caller });

@@ -143,8 +143,8 @@ export function createExplanations(options: ExplanationsOptions) {
       const at = request.at ?? clock.now();
       const revision =
         request.revision === ''
-          ? policy.current()
-          : await options.compiled((await options.revisions.named(request.revision)).digest);
+          ? policy.current(caller.tenant)
+          : await options.compiled((await options.revisions.named(caller, request.revision)).digest);
       const [task] = request.taskId === '' ? [] : await decisions.tasks(caller.tenant, [request.taskId]);
       if (request.taskId !== '' && task === undefined) {
         throw new BrokerError('TASK_NOT_FOUND', `no task ${request.taskId}: check the id`);

@@ -80,7 +80,7 @@ export function createHandover(options: HandoverOptions) {
       throw taskNotFound(request.taskId);
     }
     const now = clock.now();
-    const revision = policy.current();
+    const revision = policy.current(task.tenant);
     const above = await tasksAbove(tasks.get, task);
     const to = { agent: request.agent, workload: request.agentWorkload };
     check(revision, task, above, to);

@@ -171,7 +171,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       const looked = options.locks.standing(task, caller.workload, access);
       const { epoch: lockEpoch, lock } = looked instanceof Promise ? await looked : looked;
       if (lock !== undefined) throw await refuseLocked(caller, task, access, line, lock, now);
-      const revision = policy.current();
+      const revision = policy.current(task.tenant);
       await checkDeclared(caller, task, access, now, line, revision);
       const above = task.parentTaskId === undefined ? undefined : await openAbove(task, now);
       const needs = needsOf(revision, task, above, access, line.renewedFrom !== undefined, now);
@@ -383,7 +383,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const leaseId = options.newId('lse');
     const inTwoSteps = !provider.selfContained || counted;
     const timeout = provider.selfContained ? signingTimeout : provider.issueTimeout;
-    const ceiling = provider.selfContained ? provider.maxExpiry(now) : Infinity;
+    const ceiling = provider.selfContained ? provider.maxExpiry(task.tenant, now) : Infinity;
     const lease: Lease = {
       tenant: task.tenant,
       leaseId,
@@ -454,7 +454,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const now = clock.now();
     if (lease.state === 'pending') throw stillRunning();
     if (lease.state !== 'active' || lease.expiresAt <= now) throw leaseEnded(lease);
-    const tool = policy.current().tools.get(lease.tool);
+    const tool = policy.current(task.tenant).tools.get(lease.tool);
     const tier = tool?.tiers[lease.tier];
     const provider = options.providers.get(lease.provider);
     if (tool === undefined || tier === undefined || provider === undefined) throw leaseEnded(lease);
@@ -549,7 +549,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
   ): Promise<BrokerError> {
     const decisionId = options.newId('dec');
     const reason = `LOCKED: ${lockedReason(lock)}`;
-    const revision = policy.current();
+    const revision = policy.current(task.tenant);
     const refused = { effect: 'deny', rule: '', reason, lock: lock.lockId, record: { decisionId } };
     await writer.record(refusalEvents(caller, task, access, now, refused, line, revision));
     emitDenied(task, access, { effect: 'locked', rule: '' });
@@ -564,7 +564,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     now: Instant,
     decision: Refused,
     line: Line,
-    revision = policy.current(),
+    revision = policy.current(task.tenant),
   ): Promise<void> {
     await writer.record(refusalEvents(caller, task, access, now, decision, line, revision));
     emitDenied(task, access, decision);

@@ -70,7 +70,7 @@ export function createOpening(options: OpeningOptions) {
   return async (caller: Caller, request: OpenRequest): Promise<OpenedTask> => {
     options.admit();
     const now = clock.now();
-    const revision = policy.current();
+    const revision = policy.current(caller.tenant);
     const { requestId, requestDigest } = request;
     let written: InsertedTask & { above: readonly Task[]; plan?: PlannedAccess[] };
     try {

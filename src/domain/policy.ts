@@ -190,9 +190,18 @@ export interface PolicyRevision {
   forecast(input: DecisionInput): Decision | OpenDecision;
 }
 
-/** The running revision. `current()` throws POLICY_DENIED-free: no policy at all is a revision that denies everything. */
-export interface PolicySource {
+/** The running revision of one tenant. */
+export interface TenantPolicy {
   current(): PolicyRevision;
   /** Why the newest edit was refused, undefined when it is the one running. */
   lastError(): string | undefined;
+}
+
+/** The running revisions, one for each tenant. No policy at all is a revision that denies everything. */
+export interface PolicySource {
+  tenants: readonly string[];
+  /** Throws for a tenant that is none: nobody is attested into one. */
+  current(tenant: string): PolicyRevision;
+  /** Why the newest edit was refused, undefined when it is the one running. */
+  lastError(tenant: string): string | undefined;
 }

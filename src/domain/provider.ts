@@ -65,7 +65,7 @@ export interface SelfContainedProvider {
   selfContained: true;
   kind: string;
   /** Latest expiry that a credential made now can have (signing key life). */
-  maxExpiry(now: Instant): Instant;
+  maxExpiry(tenant: string, now: Instant): Instant;
   /** The same lease gives an equivalent credential each time: same jti, same expiry. */
   sign(grant: Grant): Material;
 }

@@ -68,7 +68,8 @@ export interface ReconcilerOptions {
   clock: Clock;
   providers: ReadonlyMap<string, Provider>;
   store: ReconcileStore;
-  tenant: string;
+  /** Whose a target is. */
+  tenantOf: (kind: string, target: string) => string;
   /** Longest time that one revocation may take. */
   revokeTimeout: Millis;
   /** Undefined: only when somebody asks for it. */
@@ -108,7 +109,7 @@ export function createReconciler(options: ReconcilerOptions) {
 
   return {
     run: async function* (request: ReconcileRequest, signal: AbortSignal): AsyncIterable<Step> {
-      const all = [...inventories()];
+      const all = [...inventories()].filter(({ tenant }) => tenant === request.tenant);
       const asked = request.target;
       // `vault:east` may be called `east`, where that is nobody else's name.
       const exact = all.filter(({ target }) => asked === '' || target === asked);
@@ -141,9 +142,9 @@ export function createReconciler(options: ReconcilerOptions) {
       if (options.periodic === undefined) return;
       const { every, settle } = options.periodic;
       for (const at of inventories()) {
-        const key = { tenant: options.tenant, provider: at.provider.kind, target: at.target };
+        const key = { tenant: at.tenant, provider: at.provider.kind, target: at.target };
         const request = {
-          tenant: options.tenant,
+          tenant: at.tenant,
           actor: 'broker',
           requestId: options.newRequestId(),
           target: '',
@@ -162,10 +163,17 @@ export function createReconciler(options: ReconcilerOptions) {
     },
   };
 
-  function* inventories(): Iterable<{ provider: TargetProvider; inventory: TargetInventory; target: string }> {
+  function* inventories(): Iterable<{
+    provider: TargetProvider;
+    inventory: TargetInventory;
+    target: string;
+    tenant: string;
+  }> {
     for (const provider of options.providers.values()) {
       if (provider.selfContained || provider.inventory === undefined) continue;
-      for (const target of provider.inventory.targets()) yield { provider, inventory: provider.inventory, target };
+      for (const target of provider.inventory.targets()) {
+        yield { provider, inventory: provider.inventory, target, tenant: options.tenantOf(provider.kind, target) };
+      }
     }
   }
 

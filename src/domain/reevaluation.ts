@@ -77,7 +77,7 @@ export function createReevaluator(options: ReevaluatorOptions) {
   return {
     /** True: there may be more to do at once. */
     tick: async (): Promise<boolean> => {
-      const revision = policy.current();
+      const revision = policy.current(tenant);
       const now = clock.now();
       const done = await store.step(tenant, revision.digest, batch, passes, now, (open) =>
         endings(revision, open, now),

@@ -105,7 +105,7 @@ const slice = 500;
 export function createReporter({ clock, policy, store, yieldNow }: ReporterOptions) {
   return async (tenant: string, bounds: ReportBounds): Promise<Report> => {
     const now = clock.now();
-    const revision = policy.current();
+    const revision = policy.current(tenant);
     const { since } = bounds;
     // One after the other: a report is no hurry, and holds one connection.
     const uses = await store.uses(tenant, since);

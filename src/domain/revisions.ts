@@ -47,8 +47,8 @@ export interface NewActivation {
 }
 
 export interface PolicyStore {
-  /** Does nothing when the digest is there already. */
-  recordRevision(revision: NewRevision): Promise<void>;
+  /** Does nothing when the tenant has it already. */
+  recordRevision(tenant: string, revision: NewRevision): Promise<void>;
   /**
    * Writes activation, reevaluation and event in one transaction, and wakes every replica. Undefined when another than
    * `expected` runs. The same actor and request_id again gives the first one's row.
@@ -58,9 +58,10 @@ export interface PolicyStore {
   active(tenant: string): Promise<Activation | undefined>;
   byRequest(tenant: string, actor: string, requestId: string): Promise<Activation | undefined>;
   activations(tenant: string, pageSize: number, after: string | undefined): Promise<Page<Activation>>;
-  /** At most two revisions whose digest begins so. */
-  find(beginning: string): Promise<RevisionRecord[]>;
-  revisions(pageSize: number, after: string | undefined): Promise<Page<RevisionRecord>>;
+  /** At most two of the tenant's revisions, whose digest begins so. */
+  find(tenant: string, beginning: string): Promise<RevisionRecord[]>;
+  revisions(tenant: string, pageSize: number, after: string | undefined): Promise<Page<RevisionRecord>>;
+  /** Whoever asks has the digest from a record of its own tenant. */
   documents(digest: string): Promise<string | undefined>;
 }
 
@@ -83,15 +84,14 @@ export interface RevisionsOptions {
   clock: Clock;
   policy: PolicySource;
   store: PolicyStore;
-  /** The tenant whose policy this broker runs. */
-  tenant: string;
-  /** Whether the database drives policy, rather than a directory. */
-  writable: boolean;
-  compile: CompileFiles;
+  /** Whether the database drives the tenant's policy, rather than a directory. */
+  writable: (tenant: string) => boolean;
+  /** By the names that the tenant's policy may use. */
+  compile: (tenant: string) => CompileFiles;
   /** Canonical JSON of a compiled revision's documents. */
   describe: (revision: PolicyRevision) => string;
   /** Open leases that the revision does not allow, over a bounded number. */
-  preview: (revision: PolicyRevision) => Promise<{ decided: number; ended: number }>;
+  preview: (tenant: string, revision: PolicyRevision) => Promise<{ decided: number; ended: number }>;
   /** Looks at once which revision is to run. */
   refresh: () => Promise<void>;
 }
@@ -110,7 +110,7 @@ const maxMessage = 1_024;
 const maxMistakes = 50;
 
 export function createRevisions(options: RevisionsOptions) {
-  const { store, policy, tenant } = options;
+  const { store, policy } = options;
 
   return {
     apply: async (
@@ -124,16 +124,15 @@ export function createRevisions(options: RevisionsOptions) {
         expected: string;
       },
     ): Promise<Applied> => {
-      ours(caller);
       // Nothing at all is a slip, not a policy that denies everything.
       if (request.files.length === 0) throw fieldInvalid('files', 'must hold the policy documents');
-      if (!request.dryRun) writable();
+      if (!request.dryRun) writable(caller);
       bounded(request.message);
-      const result = options.compile(request.files);
+      const result = options.compile(caller.tenant)(request.files);
       if ('mistakes' in result) throw invalid(result.mistakes);
       const { revision } = result;
       const documents = options.describe(revision);
-      const before = await running();
+      const before = await running(caller);
       const record: RevisionRecord = {
         digest: revision.digest,
         createdAt: options.clock.now(),
@@ -143,16 +142,16 @@ export function createRevisions(options: RevisionsOptions) {
       };
       const changes = diffDocuments(JSON.parse(before.documents), JSON.parse(documents));
       if (request.dryRun) {
-        const preview = request.reevaluate ? await options.preview(revision) : undefined;
+        const preview = request.reevaluate ? await options.preview(caller.tenant, revision) : undefined;
         return { revision: record, changes, activated: false, preview };
       }
       const repeated = await earlier(caller, request.requestId, revision.digest);
       if (repeated === undefined) {
-        await store.recordRevision({ ...record, documents });
+        await store.recordRevision(caller.tenant, { ...record, documents });
         const reevaluate = request.reevaluate || revision.reevaluate;
         await activate(caller, revision.digest, 'api', { ...request, reevaluate });
       }
-      const [stored] = await store.find(revision.digest);
+      const [stored] = await store.find(caller.tenant, revision.digest);
       return { revision: stored ?? record, changes, activated: true, preview: undefined };
     },
 
@@ -160,13 +159,12 @@ export function createRevisions(options: RevisionsOptions) {
       caller: Caller,
       request: { requestId: string; digest: string; message: string; reevaluate: boolean },
     ): Promise<{ revision: RevisionRecord; changes: DocumentChange[] }> => {
-      ours(caller);
       bounded(request.message);
       const digest = digestField(request.digest);
-      writable();
-      const revision = await named(digest);
+      writable(caller);
+      const revision = await named(caller, digest);
       const documents = await documentsOf(revision.digest);
-      const before = await running();
+      const before = await running(caller);
       if ((await earlier(caller, request.requestId, revision.digest)) === undefined) {
         await activate(caller, revision.digest, 'rollback', { ...request, expected: '' });
       }
@@ -174,56 +172,50 @@ export function createRevisions(options: RevisionsOptions) {
     },
 
     activations: async (caller: Caller, pageSize: number, after: string | undefined) => {
-      ours(caller);
-      return await store.activations(tenant, pageSize, after);
+      return await store.activations(caller.tenant, pageSize, after);
     },
 
     revisions: async (caller: Caller, pageSize: number, after: string | undefined) => {
-      ours(caller);
-      return await store.revisions(pageSize, after);
+      return await store.revisions(caller.tenant, pageSize, after);
     },
 
     get: async (caller: Caller, digest: string): Promise<{ revision: RevisionRecord; documents: string }> => {
-      ours(caller);
-      const revision = await named(digest === '' ? policy.current().digest : digest);
+      const revision = await named(caller, digest === '' ? active(caller) : digest);
       return { revision, documents: await documentsOf(revision.digest) };
     },
 
     diff: async (caller: Caller, from: string, to: string) => {
-      ours(caller);
-      const [a, b] = [await named(from), await named(to === '' ? policy.current().digest : to)];
+      const [a, b] = [await named(caller, from), await named(caller, to === '' ? active(caller) : to)];
       const [before, after] = [await documentsOf(a.digest), await documentsOf(b.digest)];
       return { from: a.digest, to: b.digest, changes: diffDocuments(JSON.parse(before), JSON.parse(after)) };
     },
 
     /** Digest of the one that runs on this replica. */
-    active: () => policy.current().digest,
+    active,
 
     named,
   };
 
-  /** Policy is one tenant's: operators of another neither see nor change it. */
-  function ours(caller: Caller): void {
-    if (caller.tenant === tenant) return;
-    throw new BrokerError('ROLE_REQUIRED', `the policy of this broker is that of tenant ${tenant}: ask its operators`);
+  function active({ tenant }: Pick<Caller, 'tenant'>): string {
+    return policy.current(tenant).digest;
   }
 
-  function writable(): void {
-    if (options.writable) return;
+  function writable({ tenant }: Caller): void {
+    if (options.writable(tenant)) return;
     throw new BrokerError(
       'POLICY_SOURCE',
       "this broker's policy is a directory: change the files there, or let `policy: { source: database }` in its configuration hand policy to this method",
     );
   }
 
-  async function running(): Promise<{ digest: string; documents: string }> {
-    const active = options.writable ? await store.active(tenant) : undefined;
-    const digest = active?.digest ?? policy.current().digest;
+  async function running({ tenant }: Caller): Promise<{ digest: string; documents: string }> {
+    const newest = options.writable(tenant) ? await store.active(tenant) : undefined;
+    const digest = newest?.digest ?? policy.current(tenant).digest;
     return { digest, documents: (await store.documents(digest)) ?? '[]' };
   }
 
   async function earlier(caller: Caller, requestId: string, digest: string): Promise<Activation | undefined> {
-    const found = await store.byRequest(tenant, caller.workload, requestId);
+    const found = await store.byRequest(caller.tenant, caller.workload, requestId);
     if (found !== undefined && found.digest !== digest) throw reused();
     return found;
   }
@@ -236,6 +228,7 @@ export function createRevisions(options: RevisionsOptions) {
   ): Promise<void> {
     const expected = request.expected === '' ? undefined : request.expected;
     const { requestId, message, reevaluate } = request;
+    const { tenant } = caller;
     const written = await store.activate(
       { tenant, digest, actor: caller.workload, source, message, requestId, reevaluate, expected },
       activationEvent(tenant, caller.workload, options.clock.now(), { digest, source, message, reevaluate }),
@@ -250,9 +243,9 @@ export function createRevisions(options: RevisionsOptions) {
     await options.refresh();
   }
 
-  async function named(beginning: string): Promise<RevisionRecord> {
+  async function named({ tenant }: Pick<Caller, 'tenant'>, beginning: string): Promise<RevisionRecord> {
     const digest = digestField(beginning);
-    const found = await store.find(digest);
+    const found = await store.find(tenant, digest);
     if (found.length === 1) return found[0]!;
     const what = found.length === 0 ? 'no policy revision has' : 'more than one policy revision has';
     throw new BrokerError('REVISION_NOT_FOUND', `${what} the digest ${digest}: \`leasehold policy list\` shows them`);

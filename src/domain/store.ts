@@ -178,7 +178,7 @@ export interface LeaseStore {
    */
   beginReissue(lease: Lease, now: Instant, until: Instant): Promise<boolean>;
   endReissue(lease: Lease): Promise<void>;
-  counts(): Promise<{ open: number; troubled: number }>;
+  counts(tenant: string): Promise<{ open: number; troubled: number }>;
 }
 
 export interface Settled {
@@ -255,7 +255,7 @@ export interface RevocationStore {
    */
   tail(tenant: string, horizon: string, since: Instant): Promise<{ entries: Revocation[]; horizon: string }>;
   /** Status indexes of closed tasks that may still have live tokens, within one status list. */
-  revokedIndexes(listNumber: number, listSize: number, now: Instant): Promise<number[]>;
+  revokedIndexes(tenant: string, listNumber: number, listSize: number, now: Instant): Promise<number[]>;
 }
 
 export interface AuditStore {

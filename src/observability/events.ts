@@ -39,9 +39,9 @@ export interface BrokerEvents {
   'storage.clock_skew': Common & { skewMs: number };
   'schema.migrated': Common & { from: number; to: number };
 
-  'policy.loaded': Common & { revision: string; agents: number; tools: number };
+  'policy.loaded': Common & { tenant: string; revision: string; agents: number; tools: number };
   /** As the loader reports them: file, line, column, path, message. */
-  'policy.refused': Common & { issues: readonly object[] };
+  'policy.refused': Common & { tenant: string; issues: readonly object[] };
   'config.loaded': Common & { file: string };
 
   'attestation.accepted': Common & { workload: string; kind: string; issuer: string };

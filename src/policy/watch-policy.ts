@@ -1,6 +1,6 @@
 import { ConfigError, formatIssue } from '../config/issue.ts';
 import type { Issue } from '../config/issue.ts';
-import type { PolicyRevision, PolicySource } from '../domain/policy.ts';
+import type { PolicyRevision, TenantPolicy } from '../domain/policy.ts';
 import type { KnownNames } from './check-documents.ts';
 import { loadWithFingerprint } from './load-policy.ts';
 import { fingerprint, listPolicyFiles } from './read-directory.ts';
@@ -15,7 +15,7 @@ export interface WatchPolicyOptions extends KnownNames {
   onError?: (issues: readonly Issue[]) => void;
 }
 
-export interface WatchedPolicy extends PolicySource {
+export interface WatchedPolicy extends TenantPolicy {
   /** Loads now, changed or not. `lastError()` says how it went. */
   reload(): Promise<void>;
   close(): void;

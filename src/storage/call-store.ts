@@ -20,6 +20,7 @@ export function createCallStore(pool: pg.Pool, options: CallWriterOptions): Call
   // Look-ups that wait are one statement, as writes are. By primary key, once for each.
   const byKey = <T>(name: string, text: string, id: (item: T) => string, from: (row: Row) => T) =>
     new GroupCommit<Key, T | undefined>({
+      tenantOf: ({ tenant }) => tenant,
       maxBatch: 256,
       maxQueue: 8_192,
       isRefusal: () => false,

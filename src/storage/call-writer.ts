@@ -101,35 +101,41 @@ export function createCallWriter(
   options: CallWriterOptions,
 ): Pick<CallStore, 'insert' | 'end'> & { close(): Promise<void> } {
   const connections = [0, 1].map(() => new WriterConnection(options.connection, options.onError));
-  const lane = <T, R>(flush: (items: readonly T[]) => Promise<readonly R[]>) =>
-    new GroupCommit<T, R>({ maxBatch: 256, maxQueue: 8_192, flush, isRefusal: isDatabaseRefusal });
+  const lane = <T, R>(tenantOf: (item: T) => string, flush: (items: readonly T[]) => Promise<readonly R[]>) =>
+    new GroupCommit<T, R>({ maxBatch: 256, maxQueue: 8_192, tenantOf, flush, isRefusal: isDatabaseRefusal });
 
   type Inserted = Awaited<ReturnType<CallStore['insert']>>;
-  const inserts = lane<CallWrite, Inserted>(async (writes) => {
-    const values = [...insertValues(writes), options.maxPerTask];
-    const { rows } = await connections[0]!.query('insert-calls', insertCalls, values);
-    const found = new Map(
-      (rows as { call_id: string; unfinished_at: Date | null; is_full: boolean }[]).map((row) => [row.call_id, row]),
-    );
-    return writes.map(({ call }) => {
-      const row = found.get(call.callId);
-      if (row === undefined) return { written: false, full: false, unfinishedAt: undefined };
-      return { written: true, full: row.is_full, unfinishedAt: row.unfinished_at?.getTime() };
-    });
-  });
+  const inserts = lane<CallWrite, Inserted>(
+    ({ call }) => call.tenant,
+    async (writes) => {
+      const values = [...insertValues(writes), options.maxPerTask];
+      const { rows } = await connections[0]!.query('insert-calls', insertCalls, values);
+      const found = new Map(
+        (rows as { call_id: string; unfinished_at: Date | null; is_full: boolean }[]).map((row) => [row.call_id, row]),
+      );
+      return writes.map(({ call }) => {
+        const row = found.get(call.callId);
+        if (row === undefined) return { written: false, full: false, unfinishedAt: undefined };
+        return { written: true, full: row.is_full, unfinishedAt: row.unfinished_at?.getTime() };
+      });
+    },
+  );
 
-  const ends = lane<CallEndWrite, ToolCall | undefined>(async (writes) => {
-    // One call is ended once in a statement: the first who asks.
-    const first = new Map(writes.map((write) => [write.call.callId, write] as const).reverse());
-    const { rows } = await connections[1]!.query('end-calls', endCalls, endValues([...first.values()]));
-    const calls = new Map(
-      rows.map((row) => callFromRow(row as Record<string, unknown>)).map((call) => [call.callId, call]),
-    );
-    return writes.map((write) => {
-      const mine = first.get(write.call.callId) === write;
-      return mine ? calls.get(write.call.callId) : undefined;
-    });
-  });
+  const ends = lane<CallEndWrite, ToolCall | undefined>(
+    ({ call }) => call.tenant,
+    async (writes) => {
+      // One call is ended once in a statement: the first who asks.
+      const first = new Map(writes.map((write) => [write.call.callId, write] as const).reverse());
+      const { rows } = await connections[1]!.query('end-calls', endCalls, endValues([...first.values()]));
+      const calls = new Map(
+        rows.map((row) => callFromRow(row as Record<string, unknown>)).map((call) => [call.callId, call]),
+      );
+      return writes.map((write) => {
+        const mine = first.get(write.call.callId) === write;
+        return mine ? calls.get(write.call.callId) : undefined;
+      });
+    },
+  );
 
   return {
     insert: (write) => guarded(() => inserts.write(write)),

@@ -84,11 +84,12 @@ export function createLeaseStore(pool: pg.Pool): LeaseStore {
         ]);
       }),
 
-    counts: () =>
+    counts: (tenant) =>
       guarded(async () => {
         const { rows } = await pool.query<{ open: string; troubled: string }>(
-          `SELECT (SELECT count(*) FROM leases WHERE state <> 'settled') AS open,
-            (SELECT count(*) FROM leases WHERE ${troubled}) AS troubled`,
+          `SELECT (SELECT count(*) FROM leases WHERE tenant = $1 AND state <> 'settled') AS open,
+            (SELECT count(*) FROM leases WHERE tenant = $1 AND ${troubled}) AS troubled`,
+          [tenant],
         );
         return { open: Number(rows[0]!.open), troubled: Number(rows[0]!.troubled) };
       }),

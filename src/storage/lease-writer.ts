@@ -173,6 +173,8 @@ SELECT lease_id FROM written`;
 
 const insertEvents = `${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`;
 
+const tenantOfLease = ({ lease }: Pick<LeaseWrite, 'lease'>): string => lease.tenant;
+
 export interface LeaseWriterOptions {
   connection: pg.ClientConfig;
   onError: (error: Error) => void;
@@ -181,30 +183,33 @@ export interface LeaseWriterOptions {
 /** The write path of issuing: three lanes (insert, activate, record), each with a connection of its own. */
 export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { close(): Promise<void> } {
   const connections = Array.from({ length: 3 }, () => new WriterConnection(options.connection, options.onError));
-  const lane = <T, R>(flush: (items: readonly T[]) => Promise<readonly R[]>) =>
-    new GroupCommit<T, R>({ maxBatch: 128, maxQueue: 4_096, flush, isRefusal: isDatabaseRefusal });
+  const lane = <T, R>(tenantOf: (item: T) => string, flush: (items: readonly T[]) => Promise<readonly R[]>) =>
+    new GroupCommit<T, R>({ maxBatch: 128, maxQueue: 4_096, tenantOf, flush, isRefusal: isDatabaseRefusal });
 
-  const inserts = lane<LeaseWrite, boolean>(async (writes) => {
+  const inserts = lane<LeaseWrite, boolean>(tenantOfLease, async (writes) => {
     const current = ofNewestLocks(writes);
     const plain = current.every((write) => write.supersedeAt === undefined && write.approval === undefined);
     const { name, text } = plain ? insertPlain : insertAny;
     const result = await connections[0]!.query(name, text, insertValues(current));
     return written(writes, result);
   });
-  const activations = lane<LeaseWrite, boolean>(async (writes) => {
+  const activations = lane<LeaseWrite, boolean>(tenantOfLease, async (writes) => {
     const values = activateValues(ofNewestLocks(writes));
     const result = await connections[1]!.query('activate-leases', activateLeases, values);
     return written(writes, result);
   });
-  const reissues = lane<Reissue, boolean>(async (writes) => {
+  const reissues = lane<Reissue, boolean>(tenantOfLease, async (writes) => {
     const values = reissueValues(ofNewestLocks(writes));
     const result = await connections[2]!.query('reissue-leases', reissueLeases, values);
     return written(writes, result);
   });
-  const records = lane<AuditEvent[], void>(async (batches) => {
-    await connections[2]!.query('insert-events', insertEvents, auditColumns(batches.flat()));
-    return batches.map(() => undefined);
-  });
+  const records = lane<AuditEvent[], void>(
+    ([event]) => event?.tenant ?? '',
+    async (batches) => {
+      await connections[2]!.query('insert-events', insertEvents, auditColumns(batches.flat()));
+      return batches.map(() => undefined);
+    },
+  );
 
   return {
     insert: (write) => guarded(() => inserts.write(write)),

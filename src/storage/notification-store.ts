@@ -6,18 +6,19 @@ import type { Instant } from '../domain/time.ts';
 import { guarded } from './pool.ts';
 
 export interface Outbox {
-  /** Names of the endpoints that every notice goes to. */
-  endpoints: readonly string[];
+  /** Names of the endpoints that every notice of the tenant goes to. */
+  endpoints: (tenant: string) => readonly string[];
   newId: NewId;
 }
 
 export async function insertNotifications(
   client: Pick<pg.ClientBase, 'query'>,
-  { endpoints, newId }: Outbox,
+  outbox: Outbox,
   tenant: string,
   notices: readonly Notice[],
   now: Instant,
 ): Promise<void> {
+  const endpoints = outbox.endpoints(tenant);
   if (endpoints.length === 0) return;
   for (const { type, data } of notices) {
     // The same bytes each time: the signature of a retry is over what was written with the act.
@@ -25,7 +26,7 @@ export async function insertNotifications(
     await client.query(
       `INSERT INTO notifications (tenant, notification_id, endpoint, type, payload, created_at, due_at)
        SELECT $1, $2, endpoint, $4, $5, $6, $6 FROM unnest($3::text[]) AS e(endpoint)`,
-      [tenant, newId('msg'), endpoints, type, payload, new Date(now)],
+      [tenant, outbox.newId('msg'), endpoints, type, payload, new Date(now)],
     );
   }
 }

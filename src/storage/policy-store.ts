@@ -13,7 +13,7 @@ const activationSelect = `SELECT a.*, r.decided, r.ended, r.finished_at, r.tenan
 
 export function createPolicyStore(pool: pg.Pool): PolicyStore {
   return {
-    recordRevision: (revision) => guarded(() => recordRevision(pool, revision)),
+    recordRevision: (tenant, revision) => guarded(() => recordRevision(pool, tenant, revision)),
     activate: (activation, event) => activate(pool, activation, event),
 
     active: (tenant) =>
@@ -40,27 +40,27 @@ export function createPolicyStore(pool: pg.Pool): PolicyStore {
         return { items, next: rows.length > pageSize ? items.at(-1)!.activationId : undefined };
       }),
 
-    find: (beginning) =>
+    find: (tenant, beginning) =>
       guarded(async () => {
         // The primary key; `sha256:` and hexadecimal digits hold nothing that LIKE would read as a pattern.
         const { rows } = await pool.query(
-          `SELECT digest, first_used, creator, source, message FROM policy_revisions
-           WHERE digest COLLATE "C" LIKE $1 ORDER BY digest LIMIT 2`,
-          [`${beginning}%`],
+          `SELECT digest, first_used, creator, source, message FROM tenant_policy_revisions
+           WHERE tenant = $1 AND digest COLLATE "C" LIKE $2 ORDER BY digest LIMIT 2`,
+          [tenant, `${beginning}%`],
         );
         return rows.map((row) => revisionFromRow(row as Row));
       }),
 
-    revisions: (pageSize, after) =>
+    revisions: (tenant, pageSize, after) =>
       guarded(async () => {
-        // Index policy_revisions_newest. The page token is where the page before ended.
+        // Index tenant_policy_revisions_newest. The page token is where the page before ended.
         const [time, digest] = (after ?? '').split(' ');
         const { rows } = await pool.query(
-          `SELECT digest, first_used, creator, source, message FROM policy_revisions
-           WHERE $1::float8 IS NULL OR (first_used, digest) <> (to_timestamp($1 / 1000), $2) AND
-             (first_used < to_timestamp($1 / 1000) OR (first_used = to_timestamp($1 / 1000) AND digest > $2))
+          `SELECT digest, first_used, creator, source, message FROM tenant_policy_revisions
+           WHERE tenant = $4 AND ($1::float8 IS NULL OR (first_used, digest) <> (to_timestamp($1 / 1000), $2) AND
+             (first_used < to_timestamp($1 / 1000) OR (first_used = to_timestamp($1 / 1000) AND digest > $2)))
            ORDER BY first_used DESC, digest LIMIT $3`,
-          [after === undefined ? null : Number(time), digest ?? '', pageSize + 1],
+          [after === undefined ? null : Number(time), digest ?? '', pageSize + 1, tenant],
         );
         const items = rows.slice(0, pageSize).map((row) => revisionFromRow(row as Row));
         const last = items.at(-1);
@@ -79,10 +79,15 @@ export function createPolicyStore(pool: pg.Pool): PolicyStore {
   };
 }
 
-async function recordRevision(pool: pg.Pool, revision: NewRevision): Promise<void> {
+/** The documents once, however many tenants have the same; who made them a revision, for each. */
+async function recordRevision(pool: pg.Pool, tenant: string, revision: NewRevision): Promise<void> {
   await pool.query(
-    `INSERT INTO policy_revisions (digest, documents, first_used, creator, source, message)
-     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
+    `WITH documents AS (
+       INSERT INTO policy_revisions (digest, documents, first_used, creator, source, message)
+       VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
+     )
+     INSERT INTO tenant_policy_revisions (tenant, digest, first_used, creator, source, message)
+     VALUES ($7, $1, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
     [
       revision.digest,
       revision.documents,
@@ -90,6 +95,7 @@ async function recordRevision(pool: pg.Pool, revision: NewRevision): Promise<voi
       revision.creator,
       revision.source,
       revision.message,
+      tenant,
     ],
   );
 }

@@ -43,14 +43,14 @@ export function createRevocationStore(pool: pg.Pool): RevocationStore {
         };
       }),
 
-    revokedIndexes: (listNumber, listSize, now) =>
+    revokedIndexes: (tenant, listNumber, listSize, now) =>
       guarded(async () => {
-        // Index tasks_status. A task whose tokens have all run out needs no mark any more.
+        // Index tasks_status_of_tenant. A task whose tokens have all run out needs no mark any more.
         const { rows } = await pool.query<{ status_index: string }>({
           name: 'revoked-indexes',
           text: `SELECT t.status_index FROM tasks t JOIN revocations r ON r.tenant = t.tenant AND r.task_id = t.task_id
-            WHERE t.state <> 'open' AND t.status_index >= $1 AND t.status_index < $2 AND r.forget_at > $3`,
-          values: [listNumber * listSize, (listNumber + 1) * listSize, new Date(now)],
+            WHERE t.tenant = $4 AND t.state <> 'open' AND t.status_index >= $1 AND t.status_index < $2 AND r.forget_at > $3`,
+          values: [listNumber * listSize, (listNumber + 1) * listSize, new Date(now), tenant],
         });
         return rows.map((row) => Number(row.status_index) - listNumber * listSize);
       }),

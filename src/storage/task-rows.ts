@@ -5,9 +5,9 @@ import { taskFromRow } from './rows.ts';
 
 /** In the order of `taskValues`. */
 export const taskColumns = `tenant, task_id, root_task_id, parent_task_id, request_id, request_digest, intent, agent, opener,
-  agent_workload, tools, context, opened_at, deadline, heartbeat_ms, heartbeat_due`;
+  agent_workload, tools, context, opened_at, deadline, heartbeat_ms, heartbeat_due, status_index`;
 
-export function taskValues(task: NewTask): unknown[] {
+export function taskValues(task: NewTask, statusIndex: number): unknown[] {
   const { heartbeatInterval } = task;
   return [
     task.tenant,
@@ -26,6 +26,7 @@ export function taskValues(task: NewTask): unknown[] {
     new Date(task.deadline),
     heartbeatInterval ?? null,
     heartbeatInterval === undefined ? null : new Date(task.openedAt + heartbeatInterval),
+    statusIndex,
   ];
 }
 

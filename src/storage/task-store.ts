@@ -8,15 +8,19 @@ import { guarded } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from './rows.ts';
 import { taskByRequest, taskColumns, taskValues } from './task-rows.ts';
 import { closeTree } from './close-tree.ts';
+import { createStatusIndexes } from './status-indexes.ts';
 import { insertBelow, moveDeadline } from './task-tree.ts';
 import { countTree, listTree } from './tree-store.ts';
 
 const at = (value: Instant | undefined) => (value === undefined ? null : new Date(value));
 
 export function createTaskStore(pool: pg.Pool): TaskStore {
+  const statusIndex = createStatusIndexes(pool);
   return {
-    insert: (task, events) => insert(pool, task, events),
-    insertBelow: (task, events, above, limits) => insertBelow(pool, task, events, above, limits),
+    insert: async (task, events) =>
+      await guarded(async () => insert(pool, task, await statusIndex(task.tenant), events)),
+    insertBelow: async (task, events, above, limits) =>
+      insertBelow(pool, task, await guarded(() => statusIndex(task.tenant)), events, above, limits),
     byRequest: (tenant, opener, requestId) => guarded(() => taskByRequest(pool, tenant, opener, requestId)),
 
     get: (tenant, taskId) =>
@@ -60,6 +64,7 @@ export function createTaskStore(pool: pg.Pool): TaskStore {
 async function insert(
   pool: pg.Pool,
   task: NewTask,
+  statusIndex: number,
   events: AuditEvent[],
 ): Promise<InsertedTask | { refused: 'locks' }> {
   return await guarded(async () => {
@@ -69,15 +74,15 @@ async function insert(
       text: `WITH written AS (
           INSERT INTO tasks (${taskColumns})
           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::timestamptz, $14::timestamptz,
-            $15::bigint, $16::timestamptz
-          WHERE ${atLockEpoch('$17')}
+            $15::bigint, $16::timestamptz, $17::bigint
+          WHERE ${atLockEpoch('$18')}
           ON CONFLICT (tenant, opener, request_id) DO NOTHING
           RETURNING *
         ), logged AS (
-          ${auditInsert} ${auditSelect} FROM ${auditUnnest(18)} WHERE EXISTS (SELECT FROM written)
+          ${auditInsert} ${auditSelect} FROM ${auditUnnest(19)} WHERE EXISTS (SELECT FROM written)
         )
         SELECT * FROM written`,
-      values: [...taskValues(task), task.lockEpoch, ...auditColumns(events)],
+      values: [...taskValues(task, statusIndex), task.lockEpoch, ...auditColumns(events)],
     });
     if (rows[0]) return { task: taskFromRow(rows[0]), inserted: true, requestDigest: task.requestDigest };
     const existing = await taskByRequest(pool, task.tenant, task.opener, task.requestId);

@@ -54,6 +54,7 @@ export async function lockSubtree(client: Client, tenant: string, taskId: string
 export async function insertBelow(
   pool: pg.Pool,
   task: NewTask,
+  statusIndex: number,
   events: AuditEvent[],
   above: readonly Pick<Task, 'taskId'>[],
   limits: { openChildren: number; openInTree: number },
@@ -65,7 +66,7 @@ export async function insertBelow(
       text: `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`,
       values: [`children ${task.tenant} ${task.parentTaskId!}`],
     });
-    const values = taskValues(task);
+    const values = taskValues(task, statusIndex);
     const first = values.length + 1;
     // Unique (tenant, opener, request_id) makes a retry find the first task. Indexes tasks_children and tasks_tree.
     const { rows } = await client.query<Row & Standing>({
@@ -87,7 +88,7 @@ export async function insertBelow(
         ), written AS (
           INSERT INTO tasks (${taskColumns})
           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::timestamptz, $14::timestamptz,
-            $15::bigint, $16::timestamptz
+            $15::bigint, $16::timestamptz, $17::bigint
           FROM standing s WHERE s.unlocked AND s.open AND s.within AND s.room AND s.room_in_tree
           ON CONFLICT (tenant, opener, request_id) DO NOTHING
           RETURNING *

@@ -5,7 +5,7 @@ import { quorate } from '../../src/domain/approvals/model.ts';
 import { mayDecide, namesOf, quorumsOf } from '../../src/domain/approvals/people.ts';
 import type { Caller, Role } from '../../src/domain/caller.ts';
 
-const groupsOf = (workload: string) => new Set(workload.endsWith('/gus') ? ['security'] : []);
+const groupsOf = ({ workload }: Pick<Caller, 'workload'>) => new Set(workload.endsWith('/gus') ? ['security'] : []);
 
 function caller(workload: string, change: Partial<Caller> = {}): Caller {
   return {

@@ -28,7 +28,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-const outbox = { endpoints: [], newId };
+const outbox = { endpoints: () => [], newId };
 const limits = { maxPending: 100, since: 0, maxSince: 10_000 };
 
 async function openedTask(): Promise<Task> {

@@ -42,7 +42,7 @@ describe('a configuration that is right', () => {
       renewalOverlap: 30_000,
     });
     expect(config.targets).toEqual({});
-    expect(config.access).toEqual([]);
+    expect(config.tenants).toMatchObject([{ name: 'default', access: [], targets: [] }]);
     expect(config.log).toEqual({ level: 'info', format: 'json' });
   });
 
@@ -52,7 +52,7 @@ describe('a configuration that is right', () => {
     );
     const config = loadConfig({ path: file, env: {} });
     const folder = path.dirname(file);
-    expect(config.policy).toEqual({ source: 'directory', directory: path.join(folder, 'policy') });
+    expect(config.tenants[0]!.policy).toEqual({ source: 'directory', directory: path.join(folder, 'policy') });
     expect(config.attestation.trustDomains[0]!.bundle).toEqual({ file: path.join(folder, 'bundle.json') });
     expect(config.server.grpc.tls).toEqual({ certFile: path.join(folder, 'tls/cert.pem'), keyFile: '/etc/key.pem' });
   });

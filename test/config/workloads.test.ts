@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { TenantConfig } from '../../src/config/config.ts';
 import { resolveRoles } from '../../src/config/roles.ts';
 import { isWorkloadPattern, workloadIndex } from '../../src/config/workload-pattern.ts';
 
@@ -67,15 +68,26 @@ describe('a pattern of workloads', () => {
 });
 
 describe('roles', () => {
-  const roles = resolveRoles([
-    { workloads: ['spiffe://acme.test/o/*'], roles: ['orchestrator'] },
-    { workloads: ['spiffe://acme.test/o/boss', 'spiffe://acme.test/x'], roles: ['operator', 'auditor'] },
-  ]);
+  const acme = {
+    name: 'acme',
+    issuer: '',
+    policy: { source: 'database' as const },
+    groups: {},
+    targets: [],
+    vault: [],
+    access: [
+      { workloads: ['spiffe://acme.test/o/*'], roles: ['orchestrator'] },
+      { workloads: ['spiffe://acme.test/o/boss', 'spiffe://acme.test/x'], roles: ['operator', 'auditor'] },
+    ],
+  } satisfies TenantConfig;
+  const resolve = resolveRoles([acme, { ...acme, name: 'other', access: [] }]);
+  const roles = (workload: string) => resolve('acme', workload);
 
   test('are those of every grant that covers the workload', () => {
     expect(roles('spiffe://acme.test/o/a')).toEqual(new Set(['orchestrator']));
     expect(roles('spiffe://acme.test/o/boss')).toEqual(new Set(['orchestrator', 'operator', 'auditor']));
     expect(roles('spiffe://acme.test/y')).toEqual(new Set());
+    expect(resolve('other', 'spiffe://acme.test/o/boss')).toEqual(new Set());
   });
 
   test('are remembered, and forgotten again so that many callers do not fill the memory', () => {

@@ -72,10 +72,8 @@ describe.skipIf(version === undefined && !must)('pyjwt, a verifier in another la
   const audience = 'https://orders.example.org';
   const keyRing = memoryKeyRing();
   const provider = createJwtProvider({
-    issuer,
-    keyRing,
     clock: { now: Date.now },
-    statusListUri: statusReferences(`${issuer}/status`),
+    issuers: new Map([['default', { issuer, keyRing, statusListUri: statusReferences(`${issuer}/status`) }]]),
   });
   const tier: ToolTier = {
     provider: 'jwt',

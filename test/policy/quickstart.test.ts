@@ -5,23 +5,26 @@ import { checkConfig } from '../../src/config/check-config.ts';
 import { resolveRoles } from '../../src/config/roles.ts';
 import { input } from './support.ts';
 
-const { config, revision, issues } = await checkConfig({
+const checked = await checkConfig({
   path: new URL('../../examples/quickstart/leasehold.yaml', import.meta.url).pathname,
   env: {},
   // Its bundle and passwords are made by whoever runs it.
   files: false,
 });
 
+const config = checked.ok ? checked.config : undefined;
+const revision = checked.ok ? checked.revisions.get('default') : undefined;
+
 describe('the quickstart example', () => {
   test('is right', () => {
-    expect(issues).toEqual([]);
+    expect(checked.issues).toEqual([]);
     expect([...revision!.agents.keys()]).toEqual(['analyst']);
     expect([...revision!.tools.keys()].sort()).toEqual(['reports', 'warehouse']);
   });
 
   test('knows its people', () => {
-    const roles = resolveRoles(config!.access);
-    const of = (path: string) => [...roles(`spiffe://dev.leasehold.test/${path}`)];
+    const roles = resolveRoles(config!.tenants);
+    const of = (path: string) => [...roles('default', `spiffe://dev.leasehold.test/${path}`)];
     expect(of('orchestrator')).toEqual(['orchestrator']);
     expect(of('operator')).toEqual(['operator']);
     expect(of('auditor')).toEqual(['auditor']);

@@ -161,7 +161,7 @@ describe('deciding open leases again', () => {
     await Promise.all(leases.map((lease) => storage.writer.insert(writeOf(task, lease))));
 
     const revision = { ...compilePolicy([]), digest: `sha256:${'0'.repeat(64)}` };
-    await storage.policies.recordRevision({
+    await storage.policies.recordRevision('default', {
       digest: revision.digest,
       documents: '[]',
       createdAt: Date.now(),
@@ -188,7 +188,7 @@ describe('deciding open leases again', () => {
       createReevaluator({
         clock: { now: Date.now },
         newId,
-        policy: { current: () => revision, lastError: () => undefined },
+        policy: { tenants: ['default'], current: () => revision, lastError: () => undefined },
         store: storage.reevaluation,
         facts: storage.facts,
         tenant: 'default',

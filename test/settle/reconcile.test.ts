@@ -212,7 +212,7 @@ async function laterBy<T>(
     clock: { now: () => Date.now() + ms },
     providers: new Map<string, Provider>([['postgres', provider]]),
     store: store.reconciliation,
-    tenant: 'default',
+    tenantOf: () => 'default',
     revokeTimeout: 10_000,
     periodic: change.periodic,
     newRequestId: () => crypto.randomUUID(),

@@ -42,7 +42,7 @@ const watching = compilePolicy([
 ]);
 
 function replica(revision: PolicyRevision, stopped: string[]) {
-  const source = { current: () => revision, lastError: () => undefined };
+  const source = { tenants: ['default'], current: () => revision, lastError: () => undefined };
   const board = createSignalBoard({
     store: storage.signals,
     now: Date.now,

@@ -23,10 +23,8 @@ const tier: ToolTier = {
   options: {},
 };
 const provider = createJwtProvider({
-  issuer,
-  keyRing,
   clock: { now: Date.now },
-  statusListUri: statusReferences(`${issuer}/status`),
+  issuers: new Map([['default', { issuer, keyRing, statusListUri: statusReferences(`${issuer}/status`) }]]),
 });
 let now = Date.now();
 const clock = { now: () => now };

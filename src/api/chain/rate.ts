@@ -24,11 +24,12 @@ export function rate(limits: RateLimits, now: () => number): Interceptor {
   const perMs = limits.callsPerSecond / 1_000;
   return (_method, next) => (exchange) => {
     const at = now();
-    const workload = exchange.caller.workload;
-    let bucket = buckets.get(workload);
+    const { tenant, workload } = exchange.caller;
+    const key = `${tenant} ${workload}`;
+    let bucket = buckets.get(key);
     if (bucket === undefined) {
       bucket = { tokens: limits.burst, filledAt: at };
-      buckets.set(workload, bucket);
+      buckets.set(key, bucket);
     } else {
       bucket.tokens = Math.min(limits.burst, bucket.tokens + (at - bucket.filledAt) * perMs);
       bucket.filledAt = at;

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { defaultTenant } from '../../config/tenant.ts';
 import { configInvalid, startup, withConfig, type ConfigOptions } from '../startup.ts';
 import { define, withJson } from '../define.ts';
 
@@ -26,22 +27,24 @@ export function configCheck(parent: Command): void {
       return await checkConfig({ path: options.config, env: process.env, files: options.files });
     });
     if (!result.ok) throw configInvalid(result.issues);
-    const { config, revision } = result;
-    if (config.policy.source === 'database' || revision === undefined) {
-      process.stdout.write(
-        options.json === true
-          ? `${JSON.stringify({ config: config.file, policySource: 'database' })}\n`
-          : `${config.file} is valid; policy is applied with \`leasehold policy apply\`\n`,
-      );
-      return;
+    const { config, revisions } = result;
+    for (const { name, policy } of config.tenants) {
+      const revision = revisions.get(name);
+      const tenant = name === defaultTenant ? {} : { tenant: name };
+      const of = name === defaultTenant ? config.file : `${config.file}, tenant ${name},`;
+      let line: string;
+      if (options.json === true) {
+        const found =
+          revision === undefined
+            ? { policySource: 'database' }
+            : { policyRevision: revision.digest, agents: revision.agents.size, tools: revision.tools.size };
+        line = JSON.stringify({ config: config.file, ...tenant, ...found });
+      } else if (policy.source === 'database' || revision === undefined) {
+        line = `${of} is valid; policy is applied with \`leasehold policy apply\``;
+      } else {
+        line = `${of} and ${policy.directory} are valid: ${revision.agents.size} agents, ${revision.tools.size} tools, revision ${revision.digest}`;
+      }
+      process.stdout.write(`${line}\n`);
     }
-    if (options.json === true) {
-      const counts = { agents: revision.agents.size, tools: revision.tools.size };
-      process.stdout.write(`${JSON.stringify({ config: config.file, policyRevision: revision.digest, ...counts })}\n`);
-      return;
-    }
-    process.stdout.write(
-      `${config.file} and ${config.policy.directory} are valid: ${revision.agents.size} agents, ${revision.tools.size} tools, revision ${revision.digest}\n`,
-    );
   });
 }

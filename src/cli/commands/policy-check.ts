@@ -8,6 +8,7 @@ import { instant } from '../values.ts';
 
 interface Options {
   config?: string;
+  tenant?: string;
   strict?: boolean;
   at?: number;
   json?: boolean;
@@ -30,11 +31,12 @@ export function policyCheck(parent: Command): void {
   command
     .argument('[dir]', 'folder of the policy documents (default: that of --config, or "policy")')
     .option('--config <file>', 'the broker’s configuration, to know the names that it defines')
+    .option('--tenant <name>', 'whose policy it is, where the configuration has several tenants')
     .option('--strict', 'a warning is a mistake')
     .option('--at <time>', 'which reviews are due then, instead of now', instant);
   withJson(command).action(async (directory: string | undefined, options: Options) => {
     const { examinePolicy } = await import('../policy-examine.ts');
-    const { result, issues, warnings } = await examinePolicy(directory, options.config, options.at);
+    const { result, issues, warnings } = await examinePolicy(directory, options.config, options.tenant, options.at);
     const failed = issues.length > 0 || (options.strict === true && warnings.length > 0);
     if (options.json === true) {
       const revision = result.ok ? result.revision.digest : undefined;

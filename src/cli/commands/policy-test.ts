@@ -9,6 +9,7 @@ import { configInvalid } from '../startup.ts';
 
 interface Options {
   config?: string;
+  tenant?: string;
   junit?: string;
   minCoverage?: number;
   json?: boolean;
@@ -29,6 +30,7 @@ export function policyTest(parent: Command): void {
   command
     .argument('[dir]', 'folder of the policy documents (default: that of --config, or "policy")')
     .option('--config <file>', 'the broker’s configuration, to know the names that it defines')
+    .option('--tenant <name>', 'whose policy it is, where the configuration has several tenants')
     .option('--junit <file>', 'write the results as JUnit XML')
     .option('--min-coverage <percent>', 'fail when fewer rules than this are reached', percent);
   withJson(command).action(async (directory: string | undefined, options: Options) => {
@@ -38,7 +40,7 @@ export function policyTest(parent: Command): void {
       import('../../policy/run-tests.ts'),
       import('../../policy/junit.ts'),
     ]);
-    const examined = await examinePolicy(directory, options.config);
+    const examined = await examinePolicy(directory, options.config, options.tenant);
     const { result, known } = examined;
     if (!result.ok || examined.issues.length > 0) throw configInvalid(examined.issues);
     const { sources, tests } = result;

@@ -138,7 +138,7 @@ export function createApprovals(options: ApprovalsOptions) {
       if (task === undefined || !(opened(caller, task) || actsAsAgent(caller, task))) throw taskNotFound(taskId);
       const now = clock.now();
       if (task.state !== 'open' || task.deadline <= now) throw taskClosed(task);
-      const revision = policy.current();
+      const revision = policy.current(task.tenant);
       const above = task.parentTaskId === undefined ? undefined : await tasksAbove(tasks.get, task);
       const asking = {
         newId: options.newId,
@@ -209,7 +209,7 @@ export function createApprovals(options: ApprovalsOptions) {
           `the task did not ask for ${access.tool}:${access.tier}: an emergency widens nothing`,
         );
       }
-      const revision = policy.current();
+      const revision = policy.current(task.tenant);
       const asking = { newId: options.newId, task, lineage, revision, by: caller.workload, now };
       const [result] = await store.request(
         [newBreakGlass(asking, access, reason)],

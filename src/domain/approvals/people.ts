@@ -5,7 +5,7 @@ import type { Agent, ApprovalTerms, Quorum, Tool } from '../policy.ts';
 import { anyApprover, type Approval } from './model.ts';
 
 /** Groups that the configuration puts a workload in. */
-export type GroupsOf = (workload: string) => ReadonlySet<string>;
+export type GroupsOf = (caller: Pick<Caller, 'tenant' | 'workload'>) => ReadonlySet<string>;
 
 /**
  * Every name under which a rule can mean this caller: its workload, the patterns that cover it, its groups. A group that
@@ -20,7 +20,7 @@ export function namesOf(caller: Caller, groupsOf: GroupsOf): string[] {
     patterns.push(`${workload.slice(0, slash)}/*`);
   }
   const everybody = caller.roles.has('approver') ? [anyApprover] : [];
-  return [...new Set([workload, ...patterns, ...groupsOf(workload), ...attested, ...everybody])];
+  return [...new Set([workload, ...patterns, ...groupsOf(caller), ...attested, ...everybody])];
 }
 
 /** The rules' approvers by name: placeholders become the owners' names. */

@@ -134,7 +134,7 @@ export function createToolCalls(options: ToolCallsOptions) {
   function reporterOf(caller: Caller, task: Task): CallReporter {
     if (caller.roles.has('agent') && actsAsAgent(caller, task)) return 'agent';
     const { tenant, workload, roles } = caller;
-    if (tenant === task.tenant && roles.has('resource_server') && policy.current().toolsOf(workload).size > 0) {
+    if (tenant === task.tenant && roles.has('resource_server') && policy.current(tenant).toolsOf(workload).size > 0) {
       return 'tool';
     }
     throw taskNotFound(task.taskId);
@@ -162,7 +162,7 @@ export function createToolCalls(options: ToolCallsOptions) {
     const about = await aboutOf(reporter, task, request.aboutCallId);
     if (request.peer !== undefined && reporter !== 'tool') throw fieldInvalid('peer', 'is for tools to report');
 
-    const registered = policy.current().tools.get(tool);
+    const registered = policy.current(task.tenant).tools.get(tool);
     const args = argumentsOfCall(request.arguments, registered?.tiers[tier]?.arguments ?? {}, options.sha256);
     const times = timesOf(over, now);
     // Of a tool's caller the broker knows who holds the lease; the tool may have seen who presented it.
@@ -231,7 +231,7 @@ export function createToolCalls(options: ToolCallsOptions) {
     request: CallRequest,
     lease: Lease | undefined,
   ): { tool: string; tier: Tier } {
-    const own = reporter === 'tool' ? policy.current().toolsOf(caller.workload) : undefined;
+    const own = reporter === 'tool' ? policy.current(caller.tenant).toolsOf(caller.workload) : undefined;
     const only = own?.size === 1 ? [...own][0] : undefined;
     const named = request.tool ?? (own === undefined || own.has(lease!.tool) ? lease?.tool : only);
     if (named === undefined || (request.tier ?? lease?.tier) === undefined) {
@@ -291,7 +291,7 @@ export function createToolCalls(options: ToolCallsOptions) {
 
   /** The workload may have lost its part since it began the call. */
   async function stillReports(caller: Caller, call: ToolCall): Promise<boolean> {
-    if (call.reporter === 'tool') return policy.current().toolsOf(caller.workload).has(call.tool);
+    if (call.reporter === 'tool') return policy.current(caller.tenant).toolsOf(caller.workload).has(call.tool);
     const task = await cache.get(caller.tenant, call.taskId);
     return task !== undefined && actsAsAgent(caller, task);
   }
@@ -314,7 +314,7 @@ export function createToolCalls(options: ToolCallsOptions) {
 
   /** A name that nobody registered is the caller's text, and becomes no label. */
   function callFields({ tenant, taskId, callId, tool, tier }: ToolCall) {
-    return { tenant, taskId, callId, tool: policy.current().tools.has(tool) ? tool : '(unregistered)', tier };
+    return { tenant, taskId, callId, tool: policy.current(tenant).tools.has(tool) ? tool : '(unregistered)', tier };
   }
 
   function remember(key: string): void {

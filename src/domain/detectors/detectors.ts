@@ -56,7 +56,7 @@ export function createDetectors(options: DetectorsOptions) {
       const now = clock.now();
       const use = {
         call,
-        canary: policy.current().tools.get(call.tool)?.tiers[call.tier]?.canary === true,
+        canary: policy.current(call.tenant).tools.get(call.tool)?.tiers[call.tier]?.canary === true,
         firstAddress: firstAddress(call),
       };
       for (const { detector, settings, counter } of active) {

@@ -81,7 +81,7 @@ export function createLocks(options: LocksOptions) {
         );
       }
       const { tenant, scope } = await resolved(caller, request.scope);
-      if (!isRegistered(scope) && !(await store.knows({ tenant, scope }))) {
+      if (!isRegistered(tenant, scope) && !(await store.knows({ tenant, scope }))) {
         throw new BrokerError(
           'NAME_UNKNOWN',
           `scope: ${scopeText({ scope, tenant })} is not registered, and nothing is open under that name: check how it is written`,
@@ -232,11 +232,10 @@ export function createLocks(options: LocksOptions) {
     );
   }
 
-  function isRegistered(scope: LockScope): boolean {
-    const { agents, tools } = policy.current();
-    if (scope.kind === 'agent') return agents.has(scope.agent);
+  function isRegistered(tenant: string, scope: LockScope): boolean {
+    if (scope.kind === 'agent') return policy.current(tenant).agents.has(scope.agent);
     if (scope.kind !== 'tool') return true;
-    const tool = tools.get(scope.tool);
+    const tool = policy.current(tenant).tools.get(scope.tool);
     return tool !== undefined && (scope.tier === undefined || tool.tiers[scope.tier] !== undefined);
   }
 

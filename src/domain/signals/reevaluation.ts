@@ -61,9 +61,13 @@ export function createSignalReevaluator(options: SignalReevaluatorOptions) {
   return {
     /** True: there may be more to do at once. */
     tick: async (): Promise<boolean> => {
-      const revision = policy.current();
       const now = clock.now();
-      const done = await store.step(work, revision.watching, now, async (open) => {
+      const watching = policy.tenants.some((tenant) => policy.current(tenant).watching);
+      const done = await store.step(work, watching, now, async (open) => {
+        // Those of one tenant at a time.
+        const [first] = open;
+        if (first === undefined) return [];
+        const revision = policy.current(first.task.tenant);
         // Two people have set policy aside for a while, knowing what it says; a lock stops that, a signal does not.
         const concerned = open.filter(
           ({ lease, task, above = [], emergency }) =>

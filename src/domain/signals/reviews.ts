@@ -25,7 +25,7 @@ const again: Millis = 3_600_000;
 export function createReviews({ clock, policy, board, signals, tenant }: ReviewsOptions) {
   const overdue = () => {
     const now = clock.now();
-    return [...policy.current().agents.values()].filter((agent) => reviewOverdue(agent, now));
+    return [...policy.current(tenant).agents.values()].filter((agent) => reviewOverdue(agent, now));
   };
 
   return {

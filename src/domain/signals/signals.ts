@@ -67,7 +67,7 @@ export function createSignals(options: SignalsOptions) {
       request: Pick<SignalRequest, 'requestId' | 'digest' | 'drafts'>,
     ): Promise<Signal[]> => {
       const now = clock.now();
-      request.drafts.forEach((draft, index) => check(draft, `signals[${index}]`, now));
+      request.drafts.forEach((draft, index) => check(caller.tenant, draft, `signals[${index}]`, now));
       const { tenant, workload } = caller;
       const result = await record({ ...request, tenant, source: workload, reportedBy: workload });
       if (result.digest !== request.digest) {
@@ -169,9 +169,9 @@ export function createSignals(options: SignalsOptions) {
     await board.refresh().catch(() => undefined);
   }
 
-  function check(draft: SignalDraft, field: string, now: Instant): void {
+  function check(tenant: string, draft: SignalDraft, field: string, now: Instant): void {
     const { subject, kind, value, reason, expiresAt } = draft;
-    const revision = options.policy.current();
+    const revision = options.policy.current(tenant);
     const { name } = subject;
     if (name === '' || name.length > maxSubject)
       throw fieldInvalid(`${field}.subject`, `must have 1 to ${maxSubject} characters`);

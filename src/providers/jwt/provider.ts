@@ -9,10 +9,15 @@ import { createJwsWriter } from './jws.ts';
 import type { StatusReference } from './status-list.ts';
 
 export interface JwtProviderOptions {
-  /** Issuer identifier: the broker's public URL (RFC 8414 §2). */
+  clock: Clock;
+  issuers: ReadonlyMap<string, JwtIssuer>;
+}
+
+/** A tenant is an issuer of its own, with keys of its own: whoever trusts one trusts nothing of another. */
+export interface JwtIssuer {
+  /** Issuer identifier: the tenant's public URL (RFC 8414 §2). */
   issuer: string;
   keyRing: Pick<KeyRing, 'signer' | 'maxExpiry'>;
-  clock: Clock;
   /** Where the status of a task's tokens stands. */
   statusListUri(index: number): StatusReference;
 }
@@ -70,14 +75,21 @@ export const maxTokenBytes = 2048;
 
 /** RFC 9068 access tokens with rich authorization details (RFC 9396), for one tool each. */
 export function createJwtProvider(options: JwtProviderOptions): SelfContainedProvider {
-  const { issuer, keyRing, clock, statusListUri } = options;
+  const { clock, issuers } = options;
   const write = createJwsWriter('at+jwt');
+
+  function issuerOf(tenant: string): JwtIssuer {
+    const issuer = issuers.get(tenant);
+    if (issuer === undefined) throw new BrokerError('PROVIDER_UNAVAILABLE', 'this broker has no keys for the tenant');
+    return issuer;
+  }
 
   return {
     selfContained: true,
     kind: 'jwt',
-    maxExpiry: (now) => keyRing.maxExpiry(now),
+    maxExpiry: (tenant, now) => issuerOf(tenant).keyRing.maxExpiry(now),
     sign(grant): Material {
+      const { issuer, keyRing, statusListUri } = issuerOf(grant.lease.tenant);
       const signer = keyRing.signer(clock.now());
       if (grant.lease.expiresAt > signer.maxExpiry) {
         throw new BrokerError(
@@ -102,7 +114,7 @@ export function createJwtProvider(options: JwtProviderOptions): SelfContainedPro
 function claimsOf(
   { lease, task, above, tool, tier }: Grant,
   issuer: string,
-  statusListUri: JwtProviderOptions['statusListUri'],
+  statusListUri: JwtIssuer['statusListUri'],
 ): AccessTokenClaims {
   const issuedAt = Math.floor(lease.issuedAt / 1000);
   return {

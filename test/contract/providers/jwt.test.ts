@@ -19,7 +19,10 @@ const tier: ToolTier = {
   options: {},
 };
 const keyRing = memoryKeyRing();
-const provider = createJwtProvider({ issuer, keyRing, clock, statusListUri: statusReferences(`${issuer}/status`) });
+const provider = createJwtProvider({
+  clock,
+  issuers: new Map([['default', { issuer, keyRing, statusListUri: statusReferences(`${issuer}/status`) }]]),
+});
 const verify = async (token: string) =>
   await jwtVerify(token, createLocalJWKSet(keyRing.jwks()), {
     issuer,
@@ -79,24 +82,22 @@ describe('an issued token', () => {
 
   test('never outlives its signing key, and without a key there is none', async () => {
     const grant = makeGrant(provider, tier);
-    const late = { ...grant, lease: { ...grant.lease, expiresAt: provider.maxExpiry(clock.now()) + 1 } };
+    const late = { ...grant, lease: { ...grant.lease, expiresAt: provider.maxExpiry('default', clock.now()) + 1 } };
     expect((await failure(() => provider.sign(late))).reason).toBe('PROVIDER_UNAVAILABLE');
     const none: SelfContainedProvider = createJwtProvider({
-      issuer,
-      keyRing: memoryKeyRing({ empty: true }),
       clock,
-      statusListUri: statusReferences(issuer),
+      issuers: new Map([
+        ['default', { issuer, keyRing: memoryKeyRing({ empty: true }), statusListUri: statusReferences(issuer) }],
+      ]),
     });
     expect((await failure(() => none.sign(grant))).reason).toBe('PROVIDER_UNAVAILABLE');
-    expect((await failure(() => none.maxExpiry(clock.now()))).reason).toBe('PROVIDER_UNAVAILABLE');
+    expect((await failure(() => none.maxExpiry('default', clock.now()))).reason).toBe('PROVIDER_UNAVAILABLE');
   });
 
   test('signed with a key that a JWKS does not hold does not verify', async () => {
     const other = createJwtProvider({
-      issuer,
-      keyRing: memoryKeyRing(),
       clock,
-      statusListUri: statusReferences(issuer),
+      issuers: new Map([['default', { issuer, keyRing: memoryKeyRing(), statusListUri: statusReferences(issuer) }]]),
     });
     await expect(verify(secretOf(other.sign(makeGrant(other, tier))))).rejects.toThrow();
   });
