@@ -1,0 +1,95 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, test } from 'vitest';
+import { brokerRows, callers, eventually, loginOf, retrying, seeded } from '../faults/support.ts';
+import { startProcess, type BrokerProcess } from '../support/broker.ts';
+import { describeVault } from '../support/vault.ts';
+import { createVaultEstate, ledger, openVaultTask, own } from './estate.ts';
+
+/** The whole of it: LEASEHOLD_KILL_TASKS=1000 LEASEHOLD_KILLS=50. The seed gives the same moments and the same tasks again. */
+const setting = (name: string, usual: number) => Number(process.env[name] ?? usual);
+const tasks = setting('LEASEHOLD_KILL_TASKS', 40);
+const kills = setting('LEASEHOLD_KILLS', 4);
+const seed = setting('LEASEHOLD_KILL_SEED', 20_261_124);
+const atOnce = 8;
+/** What a client that means it does: whatever a dead or a starting broker answers, the same request again. */
+const passing = ['', 'IN_PROGRESS', 'STORAGE_UNAVAILABLE', 'PROVIDER_UNAVAILABLE', 'RATE_LIMITED', 'SHUTTING_DOWN'];
+
+describeVault('a broker killed again and again at random points', () => {
+  test(`${tasks} tasks, ${kills} kills: no login is left, every lease has an outcome, nothing was handed out twice`, async () => {
+    const at = await createVaultEstate('vkills', {
+      server: { issueTimeout: '2s' },
+      config: { server: { limits: { callsPerSecond: 10_000, burst: 20_000 } } },
+    });
+    let broker: BrokerProcess | undefined = await startProcess(at.estate);
+    const random = seeded(seed);
+    const handedOut: string[] = [];
+    let next = 0;
+    let done = false;
+    let killed = 0;
+
+    const oneTask = async () => {
+      // Drawn before the first wait, so that the order of answers does not change what is drawn.
+      const [count, exclusive, giveBack] = [1 + Math.floor(random() * 3), random() < 0.5, random() < 0.3];
+      const { agent, orchestrator } = callers(at.estate);
+      const again = <T>(call: () => Promise<T>) => retrying(call, passing, 120_000);
+      const taskId = await again(() => openVaultTask(at.estate));
+      for (let n = 0; n < count; n++) {
+        const request = { requestId: crypto.randomUUID(), taskId, ...(exclusive ? own : ledger) };
+        const { credential } = await again(() => agent.issueCredential(request));
+        handedOut.push(loginOf(credential).username);
+        if (n === 0 && giveBack) {
+          await again(() =>
+            agent.returnCredential({ requestId: crypto.randomUUID(), leaseId: credential!.lease!.leaseId }),
+          );
+        }
+      }
+      await again(() => orchestrator.closeTask({ taskId }));
+    };
+    const worker = async () => {
+      while (next < tasks) {
+        next += 1;
+        await oneTask();
+      }
+    };
+    const killer = async () => {
+      const moments = seeded(seed + 1);
+      while (killed < kills && !done) {
+        await sleep(50 + moments() * 1_500);
+        await broker!.kill();
+        killed += 1;
+        broker = undefined;
+        broker = await startProcess(at.estate);
+      }
+    };
+    try {
+      const killing = killer();
+      await Promise.all(Array.from({ length: atOnce }, worker));
+      done = true;
+      await killing;
+      if (process.env['LEASEHOLD_KILL_TASKS'] !== undefined) console.log(`${killed} kills over ${tasks} tasks`);
+
+      await eventually(async () => {
+        const open = await brokerRows(at.estate, `SELECT count(*)::int AS n FROM leases WHERE state <> 'settled'`);
+        expect(open).toEqual([{ n: 0 }]);
+        const left = await brokerRows(at.estate, 'SELECT count(*)::int AS n FROM tasks WHERE settled_at IS NULL');
+        expect(left).toEqual([{ n: 0 }]);
+      }, 180_000);
+      expect(await at.madeLogins()).toEqual([]);
+      expect(new Set(handedOut).size).toBe(handedOut.length);
+      const [leases] = await brokerRows(
+        at.estate,
+        `SELECT count(*)::int AS all, count(*) FILTER (WHERE outcome IS NULL)::int AS open,
+            count(*) FILTER (WHERE outcome = 'irrevocable')::int AS given_up FROM leases`,
+      );
+      expect(leases).toMatchObject({ open: 0, given_up: 0 });
+      expect(leases!['all']).toBeGreaterThanOrEqual(handedOut.length);
+      // The tokens of closed tasks are gone as well, at the latest with their next heartbeat.
+      await brokerRows(at.estate, 'UPDATE task_tokens SET due_at = now()');
+      await eventually(async () => expect(await brokerRows(at.estate, 'SELECT * FROM task_tokens')).toEqual([]));
+    } finally {
+      done = true;
+      await broker?.kill();
+      await at.remove();
+    }
+  }, 540_000);
+});
