@@ -10,7 +10,9 @@ const setting = (name: string, usual: number) => Number(process.env[name] ?? usu
 const tasks = setting('LEASEHOLD_KILL_TASKS', 40);
 const kills = setting('LEASEHOLD_KILLS', 4);
 const seed = setting('LEASEHOLD_KILL_SEED', 20_261_124);
-const atOnce = 8;
+const atOnce = 24;
+/** A long run says where it is. */
+const told = process.env['LEASEHOLD_KILL_TASKS'] !== undefined;
 /** What a client that means it does: whatever a dead or a starting broker answers, the same request again. */
 const passing = ['', 'IN_PROGRESS', 'STORAGE_UNAVAILABLE', 'PROVIDER_UNAVAILABLE', 'RATE_LIMITED', 'SHUTTING_DOWN'];
 
@@ -32,7 +34,8 @@ describeVault('a broker killed again and again at random points', () => {
       const [count, exclusive, giveBack] = [1 + Math.floor(random() * 3), random() < 0.5, random() < 0.3];
       const { agent, orchestrator } = callers(at.estate);
       const again = <T>(call: () => Promise<T>) => retrying(call, passing, 120_000);
-      const taskId = await again(() => openVaultTask(at.estate));
+      const opening = { requestId: crypto.randomUUID() };
+      const taskId = await again(() => openVaultTask(at.estate, opening));
       for (let n = 0; n < count; n++) {
         const request = { requestId: crypto.randomUUID(), taskId, ...(exclusive ? own : ledger) };
         const { credential } = await again(() => agent.issueCredential(request));
@@ -57,6 +60,7 @@ describeVault('a broker killed again and again at random points', () => {
         await sleep(50 + moments() * 1_500);
         await broker!.kill();
         killed += 1;
+        if (told) console.log(`kill ${killed} of ${kills}, ${next} of ${tasks} tasks begun`);
         broker = undefined;
         broker = await startProcess(at.estate);
       }
@@ -66,7 +70,7 @@ describeVault('a broker killed again and again at random points', () => {
       await Promise.all(Array.from({ length: atOnce }, worker));
       done = true;
       await killing;
-      if (process.env['LEASEHOLD_KILL_TASKS'] !== undefined) console.log(`${killed} kills over ${tasks} tasks`);
+      if (told) console.log(`${killed} kills over ${tasks} tasks, ${handedOut.length} logins handed out`);
 
       await eventually(async () => {
         const open = await brokerRows(at.estate, `SELECT count(*)::int AS n FROM leases WHERE state <> 'settled'`);

@@ -17,18 +17,18 @@ export interface Breaker {
 
 /**
  * Keeps issues from piling up before a server that cannot answer: callers learn at once when to come back, and what the
- * server can still do is left for revocations. After a pause one call goes through to see.
+ * server can still do is left for revocations. After a pause one call a second goes through to see.
  */
 export function createBreaker(server: string, clock: Clock): Breaker {
   let failures = 0;
   let shutUntil: Instant = 0;
-  let probing = false;
 
   return {
     admit() {
       const now = clock.now();
-      if (now >= shutUntil && !(failures >= failuresToOpen && probing)) {
-        probing = failures >= failuresToOpen;
+      if (now >= shutUntil) {
+        // Whatever becomes of this one, another may try soon.
+        if (failures >= failuresToOpen) shutUntil = now + shortest;
         return;
       }
       throw new BrokerError(
@@ -39,15 +39,14 @@ export function createBreaker(server: string, clock: Clock): Breaker {
     },
     succeeded() {
       failures = 0;
-      probing = false;
       shutUntil = 0;
     },
     failed(error) {
-      probing = false;
       const failure = asFailure(error);
-      const overloaded = failure?.status === 429;
-      const away =
-        failure?.status === undefined || failure.status === 503 || failure.status === 502 || failure.status === 504;
+      if (failure === undefined) return;
+      const { status } = failure;
+      const overloaded = status === 429;
+      const away = status === undefined || (status >= 502 && status <= 504);
       // A refusal is an answer: the server works.
       if (!overloaded && !away) return;
       failures = overloaded ? failures : failures + 1;

@@ -57,6 +57,7 @@ export function createIssue({
       };
       return formatHandle({ server: server.name, parts: [...earlier, asked] });
     } catch (error) {
+      server.breaker.failed(error);
       throw issueError(error, server, `auth/token/create/${options.tokenRole ?? server.config.tokenRole}`);
     }
   }
