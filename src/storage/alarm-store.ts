@@ -24,7 +24,7 @@ export interface TargetAlarm {
 /** Targets are few (the configured ones, and removed ones that still have leases), but a bound is a bound. */
 const mostTargets = 200;
 
-/** Indexes leases_troubled and leases_due. */
+/** Indexes leases_troubled and leases_due (which clock_timestamp(), being volatile, could not be looked up in). */
 export async function readAlarms(pool: pg.Pool): Promise<TargetAlarm[]> {
   return await guarded(async () => {
     const { rows } = await pool.query<TargetAlarm>({
@@ -39,7 +39,7 @@ export async function readAlarms(pool: pg.Pool): Promise<TargetAlarm[]> {
           GROUP BY 1, 2
         ), due AS (
           SELECT provider, split_part(handle, '/', 1) AS target, count(*) AS due, min(settle_at) AS since
-          FROM leases WHERE state <> 'settled' AND settle_at <= clock_timestamp() GROUP BY 1, 2
+          FROM leases WHERE state <> 'settled' AND settle_at <= now() GROUP BY 1, 2
         ), compared AS (
           SELECT provider, target, sum(strays) AS strays, sum(missing) AS missing, max(finished_at) AS finished_at
           FROM reconciliations GROUP BY 1, 2
