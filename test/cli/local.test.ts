@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -43,6 +43,17 @@ describe('config check', () => {
     const { code, stderr } = await runCli(['serve', '--config', path.join(folder, 'missing.yaml')]);
     expect(code).toBe(9);
     expect(stderr).toContain('missing.yaml:1:1');
+  });
+});
+
+describe('dev', () => {
+  test('--vault without a Vault server starts nothing and says how to get one', async () => {
+    const dir = path.join(folder, 'dev');
+    const missing = path.join(folder, 'no-vault');
+    const { code, stdout, stderr } = await runCli(['dev', '--vault', '--dir', dir], { LEASEHOLD_VAULT: missing });
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toBe(`leasehold: LEASEHOLD_VAULT names ${missing}, which cannot be run (VAULT_MISSING)\n`);
+    await expect(stat(dir)).rejects.toThrow('ENOENT');
   });
 });
 
