@@ -8,7 +8,7 @@ const algorithms = ['ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519', 'PS256', 'PS3
 const headerMembers = new Set(['typ', 'alg', 'jwk']);
 /** RFC 7518 §6.2.2, §6.3.2, §6.4.1 and RFC 8037 §2: what only the owner of a key has. */
 const privateMembers = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k'];
-const maxLength = 8_192;
+const maxLength = 4_096;
 const maxJti = 256;
 /** How far `iat` may be from now, either way: a proof is made for one request, and clocks differ. */
 export const proofWindow: Millis = 60_000;

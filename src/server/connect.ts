@@ -35,12 +35,16 @@ export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<stri
     maxTimeoutMs,
     jsonOptions: strictJson,
   });
+  const bytesOf = (method: Method) => Math.max(maxMessageBytes, method.maxMessageBytes);
   for (const method of chain.methods) {
+    const bounds = { readMaxBytes: bytesOf(method), writeMaxBytes: bytesOf(method) };
     if (method.kind === 'unary') {
-      router.rpc(method.desc as DescMethodUnary, (request, context) => unary(chain, method, request, context));
+      router.rpc(method.desc as DescMethodUnary, (request, context) => unary(chain, method, request, context), bounds);
     } else {
-      router.rpc(method.desc as DescMethodServerStreaming, (request, context) =>
-        stream(chain, method, request, context),
+      router.rpc(
+        method.desc as DescMethodServerStreaming,
+        (request, context) => stream(chain, method, request, context),
+        bounds,
       );
     }
   }
@@ -50,7 +54,7 @@ export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<stri
       const method = byPath.get(handler.requestPath)!;
       return [
         handler.requestPath,
-        { method, handle: (request) => serve(chain, method, handler, request, maxMessageBytes) },
+        { method, handle: (request) => serve(chain, method, handler, request, bytesOf(method)) },
       ];
     }),
   );

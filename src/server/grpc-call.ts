@@ -53,6 +53,10 @@ export class GrpcCall implements Door {
     this.#receiving = receiving;
     this.receivingSince = performance.now();
     this.#sendStatus = call.sendStatus;
+    // So that nobody has more buffered than the method may take; the library has one bound for all. Should it keep its
+    // decoder elsewhere one day, the check below still holds.
+    const { decoder } = call as { decoder?: { maxReadMessageLength?: number } };
+    if (decoder?.maxReadMessageLength !== undefined) decoder.maxReadMessageLength = maxBytes;
     // What the library refuses by itself (size, compression, time-out header, deadline) has to look like our refusals.
     call.sendStatus = (status) => this.#libraryStatus(status);
   }
@@ -67,6 +71,10 @@ export class GrpcCall implements Door {
   onReceiveMessage(body: Buffer): void {
     if (this.#body !== undefined) {
       this.#reject(new BrokerError('FIELD_INVALID', `${this.#method.desc.name} takes one request message.`));
+      return;
+    }
+    if (body.byteLength > this.#maxBytes) {
+      this.#reject(new BrokerError('TOO_LARGE', `The request is larger than ${this.#maxBytes} bytes.`));
       return;
     }
     this.#body = body;

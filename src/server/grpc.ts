@@ -6,6 +6,7 @@ import type { Server as TcpServer, Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import type { Server as TlsServer } from 'node:tls';
 import type { Chain } from '../api/chain/chain.ts';
+import type { Method } from '../api/chain/describe.ts';
 import { shuttingDown } from '../api/chain/load.ts';
 import type { Service } from '../api/call.ts';
 import { BrokerError } from '../domain/errors.ts';
@@ -49,12 +50,15 @@ export function createGrpcDoor(options: GrpcDoorOptions): GrpcDoor {
   setLogVerbosity(logVerbosity.NONE);
 
   const methods = new Map(chain.methods.map((method) => [method.path, method]));
+  const bytesOf = (method: Method) => Math.max(limits.maxMessageBytes, method.maxMessageBytes);
+  const widest = Math.max(limits.maxMessageBytes, ...chain.methods.map(bytesOf));
   const receiving = new Set<GrpcCall>();
   const auxiliary = new Set<LibraryCall>();
 
   const server = new Server({
     'grpc.enable_channelz': 0,
-    'grpc.max_receive_message_length': limits.maxMessageBytes,
+    // The widest of all methods; each call is held to its own.
+    'grpc.max_receive_message_length': widest,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': limits.maxStreamsPerConnection,
     'grpc.max_connection_idle_ms': limits.idleTimeoutMs,
@@ -64,7 +68,7 @@ export function createGrpcDoor(options: GrpcDoorOptions): GrpcDoor {
       (definition, call) => {
         const method = methods.get(definition.path);
         if (method === undefined) return auxiliaryCall(call as LibraryCall);
-        const served = new GrpcCall(call as LibraryCall, method, chain, limits.maxMessageBytes, receiving);
+        const served = new GrpcCall(call as LibraryCall, method, chain, bytesOf(method), receiving);
         // The library's own handler layer above this is never begun.
         return new ServerInterceptingCall(call, { start: () => call.start(served) });
       },

@@ -1,7 +1,7 @@
 import type { DescMessage, DescMethod } from '@bufbuild/protobuf';
 import { getOption, hasOption } from '@bufbuild/protobuf';
 import type { Role } from '../../domain/caller.ts';
-import { Role as WireRole, access } from '../../gen/leasehold/v1/options_pb.js';
+import { Role as WireRole, access, max_message_bytes } from '../../gen/leasehold/v1/options_pb.js';
 import type { AnyStreamHandler, AnyUnaryHandler, Service } from '../call.ts';
 import type { Validate } from './validate.ts';
 import { compileValidator } from './validate.ts';
@@ -15,6 +15,8 @@ export interface Method {
   readonly path: string;
   readonly kind: 'unary' | 'server_streaming';
   readonly roles: readonly Role[];
+  /** Most bytes of one message where the doors' bound is less; 0 when theirs holds. */
+  readonly maxMessageBytes: number;
   readonly input: DescMessage;
   readonly output: DescMessage;
   readonly validate: Validate;
@@ -49,6 +51,7 @@ function describeMethod(desc: DescMethod, service: Service): Method {
     path: `/${name}`,
     kind: desc.methodKind,
     roles: rolesOf(desc, name),
+    maxMessageBytes: hasOption(desc, max_message_bytes) ? getOption(desc, max_message_bytes) : 0,
     input: desc.input,
     output: desc.output,
     validate: compileValidator(desc.input),

@@ -111,6 +111,13 @@ export declare const RoleSchema: GenEnum<Role>;
 export declare const access: GenExtension<MethodOptions, Access>;
 
 /**
+ * Most bytes of one message of this method, request and answer, where `server.limits.maxMessageBytes` is less.
+ *
+ * @generated from extension: int32 max_message_bytes = 50603;
+ */
+export declare const max_message_bytes: GenExtension<MethodOptions, number>;
+
+/**
  * Most bytes of a `bytes` or `string` field, where the general bounds (4 KiB of text, 64 KiB of bytes) are too narrow.
  *
  * @generated from extension: int32 max_bytes = 50602;

@@ -11,7 +11,7 @@ import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
  * Describes the file leasehold/v1/options.proto.
  */
 export const file_leasehold_v1_options = /*@__PURE__*/
-  fileDesc("ChpsZWFzZWhvbGQvdjEvb3B0aW9ucy5wcm90bxIMbGVhc2Vob2xkLnYxIisKBkFjY2VzcxIhCgVyb2xlcxgBIAMoDjISLmxlYXNlaG9sZC52MS5Sb2xlKq0BCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIVChFST0xFX09SQ0hFU1RSQVRPUhABEg4KClJPTEVfQUdFTlQQAhIYChRST0xFX1JFU09VUkNFX1NFUlZFUhADEhEKDVJPTEVfT1BFUkFUT1IQBBIQCgxST0xFX0FVRElUT1IQBRIRCg1ST0xFX0FQUFJPVkVSEAYSFgoSUk9MRV9TSUdOQUxfU09VUkNFEAc6TgoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYqYsDIAEoCzIULmxlYXNlaG9sZC52MS5BY2Nlc3NSBmFjY2Vzczo8CgltYXhfYnl0ZXMSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGKqLAyABKAVSCG1heEJ5dGVzYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("ChpsZWFzZWhvbGQvdjEvb3B0aW9ucy5wcm90bxIMbGVhc2Vob2xkLnYxIisKBkFjY2VzcxIhCgVyb2xlcxgBIAMoDjISLmxlYXNlaG9sZC52MS5Sb2xlKq0BCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIVChFST0xFX09SQ0hFU1RSQVRPUhABEg4KClJPTEVfQUdFTlQQAhIYChRST0xFX1JFU09VUkNFX1NFUlZFUhADEhEKDVJPTEVfT1BFUkFUT1IQBBIQCgxST0xFX0FVRElUT1IQBRIRCg1ST0xFX0FQUFJPVkVSEAYSFgoSUk9MRV9TSUdOQUxfU09VUkNFEAc6TgoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYqYsDIAEoCzIULmxlYXNlaG9sZC52MS5BY2Nlc3NSBmFjY2VzczpMChFtYXhfbWVzc2FnZV9ieXRlcxIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGKuLAyABKAVSD21heE1lc3NhZ2VCeXRlczo8CgltYXhfYnl0ZXMSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGKqLAyABKAVSCG1heEJ5dGVzYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * Describes the message leasehold.v1.Access.
@@ -44,10 +44,18 @@ export const access = /*@__PURE__*/
   extDesc(file_leasehold_v1_options, 0);
 
 /**
+ * Most bytes of one message of this method, request and answer, where `server.limits.maxMessageBytes` is less.
+ *
+ * @generated from extension: int32 max_message_bytes = 50603;
+ */
+export const max_message_bytes = /*@__PURE__*/
+  extDesc(file_leasehold_v1_options, 1);
+
+/**
  * Most bytes of a `bytes` or `string` field, where the general bounds (4 KiB of text, 64 KiB of bytes) are too narrow.
  *
  * @generated from extension: int32 max_bytes = 50602;
  */
 export const max_bytes = /*@__PURE__*/
-  extDesc(file_leasehold_v1_options, 1);
+  extDesc(file_leasehold_v1_options, 2);
 

@@ -286,7 +286,7 @@ export declare type ApplyPolicyRequest = Message<"leasehold.v1.ApplyPolicyReques
   requestId: string;
 
   /**
-   * All files. Larger policies than `server.limits.maxMessageBytes` need that limit raised, or a directory.
+   * All files, together at most 4 MiB (or `server.limits.maxMessageBytes`, where that is more).
    *
    * @generated from field: repeated leasehold.v1.PolicyFile files = 2;
    */
