@@ -1,4 +1,5 @@
 import {
+  closeTreeScenario,
   decideScenario,
   parseArguments,
   replayScenario,
@@ -8,6 +9,7 @@ import {
   UsageError,
   type Arguments,
 } from './arguments.ts';
+import { measureCloseTree } from './close-tree.ts';
 import { measureDecide } from './decide.ts';
 import { startMachine, type Estate, type Machine } from './estate.ts';
 import { addOpenLeases, endLeasesOf } from './open-leases.ts';
@@ -31,7 +33,7 @@ const warmUp = { concurrency: 16, seconds: 2 };
 const settleInSeconds = 0.5;
 
 /** Not calls that a load makes: each is measured in its own way. */
-const byThemselves = new Set([decideScenario, replayScenario, signalScenario, settleVaultScenario]);
+const byThemselves = new Set([decideScenario, replayScenario, signalScenario, closeTreeScenario, settleVaultScenario]);
 
 class Interrupted extends Error {}
 
@@ -45,7 +47,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   const asked = (name: string) => args.scenarios.has(name);
   let missed = asked(decideScenario) ? await measureDecide(args, progress) : 0;
-  const own = [replayScenario, signalScenario, settleVaultScenario].filter(asked);
+  const own = [replayScenario, signalScenario, closeTreeScenario, settleVaultScenario].filter(asked);
   // echo and commit are references: asked for alone, or measured beside something else.
   const others = [...args.scenarios].filter((name) => name !== 'echo' && name !== 'commit');
   const calls = others.length === 0 || others.some((name) => !byThemselves.has(name));
@@ -59,6 +61,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const measure = async () => {
     if (asked(replayScenario)) missed = Math.max(missed, await measureReplay(machine, args, progress));
     if (asked(signalScenario)) missed = Math.max(missed, await measureSignalSettle(machine, args, progress));
+    if (asked(closeTreeScenario)) missed = Math.max(missed, await measureCloseTree(machine, args, progress));
     if (asked(settleVaultScenario)) {
       missed = Math.max(missed, await measureSettleVault(machine, args, args.vault!, progress));
     }

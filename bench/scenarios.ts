@@ -43,7 +43,7 @@ export interface Prepared {
 }
 
 const agent = 'agent/analyst';
-const reports = { tool: 'reports', tier: Tier.READ };
+export const reports = { tool: 'reports', tier: Tier.READ };
 const warehouse = { tool: 'warehouse', tier: Tier.READ };
 /** Of the Vault beside the broker (src/dev/vault-estate.ts). */
 export const ledger = { tool: 'ledger', tier: Tier.READ };

@@ -37,6 +37,10 @@ type Attempt =
 export type Settler = ReturnType<typeof createSettler>;
 
 const batch = 500;
+/** Tasks whose leases all have an outcome, at once. */
+const finishBatch = 2_000;
+/** Between two looks for such tasks, while there are leases to settle at once. */
+const finishPause: Millis = 1_000;
 /** Targets that one round begins with, at most; each gets `concurrency`. */
 const targetsAtOnce = 16;
 /** Between two attempts at one lease. */
@@ -67,6 +71,7 @@ export function createSettler(options: SettlerOptions) {
   const busy = new Map<string, Promise<void>>();
   let stopping = false;
   let lookSlowlyAt: Instant = 0;
+  let finishAt: Instant = 0;
 
   return {
     claimFor,
@@ -82,8 +87,11 @@ export function createSettler(options: SettlerOptions) {
         await beginSlowRetries(now);
         lookSlowlyAt = now + slowLook;
       }
-      const climbing = await finishTasks();
-      return done === batch || drains.length >= targetsAtOnce || climbing;
+      const more = done === batch || drains.length >= targetsAtOnce;
+      // It is asked of every task that is closing: not after each few hundred leases of a large tree.
+      if (more && clock.now() < finishAt) return true;
+      finishAt = clock.now() + finishPause;
+      return (await finishTasks()) || more;
     },
 
     /** Irrevocable leases that an operator has made due are seen by the next round. */
@@ -177,11 +185,11 @@ export function createSettler(options: SettlerOptions) {
 
   /** True: there is more to finish. A tree is settled from below, level by level. */
   async function finishTasks(): Promise<boolean> {
-    const completed = await store.completeTasks(clock.now(), batch);
+    const completed = await store.completeTasks(clock.now(), finishBatch);
     for (const { tenant, taskId, state } of completed) emit('task.closed', { tenant, taskId, state });
     const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
     for (const { tenant, taskId } of degraded) emit('settle.degraded', { tenant, taskId });
-    return completed.length === batch || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
+    return completed.length === finishBatch || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
   }
 
   async function patiently(work: readonly Promise<void>[]): Promise<void> {

@@ -23,14 +23,19 @@ const maxAhead = `interval '15 seconds'`;
  * against a close until the commit (a close updates the row, FOR SHARE holds it off), in one order everywhere, so that two
  * replicas cannot wait for each other. A task that a close got to first is read again by PostgreSQL after the wait and
  * drops out. Uses the primary key of tasks (an open task is one without closed_at).
+ *
+ * A close of a large tree holds its rows for as long as it takes, and a flush is of many callers: `hasty` does not wait
+ * for a row that somebody holds, and leaves out what is about it. What it leaves out is tried again by a lane that waits.
  */
-const gate = `gate AS MATERIALIZED (
+type Patience = 'hasty' | 'patient';
+
+const gate = (patience: Patience) => `gate AS MATERIALIZED (
   SELECT t.tenant, t.task_id, t.epoch
   FROM (SELECT DISTINCT tenant, task_id FROM input ORDER BY tenant, task_id) i
   CROSS JOIN LATERAL (
     SELECT t.tenant, t.task_id, t.epoch FROM tasks t
     WHERE t.tenant = i.tenant AND t.task_id = i.task_id AND t.closed_at IS NULL AND t.deadline > clock_timestamp()
-    FOR SHARE
+    FOR SHARE${patience === 'hasty' ? ' SKIP LOCKED' : ''}
   ) t
 ), passed AS MATERIALIZED (
   SELECT i.* FROM input i
@@ -104,7 +109,7 @@ const supersede = `superseded AS (
 )`;
 
 /** Plain: nothing in the flush renews or needs an approval, as in most; half of the plan then need not be set up. */
-const insertLeases = (plain: boolean) => `
+const insertLeases = (plain: boolean, patience: Patience) => `
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(
     $1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
@@ -115,7 +120,7 @@ WITH input AS MATERIALIZED (
     renewal_count, line_started_at, policy_revision, policy_rule, supersede_at,
     approval_id, arguments_digest, terms)
   WHERE to_timestamp(i.issued_at / 1000) < clock_timestamp() + ${maxAhead} AND ${atLockEpoch('$26')}
-), ${gate}, ${plain ? '' : `${approvalGate}, ${supersede}, `}written AS (
+), ${gate(patience)}, ${plain ? '' : `${approvalGate}, ${supersede}, `}written AS (
   INSERT INTO leases (tenant, task_id, lease_id, request_id, agent, workload, tool, tier, provider, handle, state,
     revocation_kind, issued_at, expires_at, settle_at, renewed_from, renewal_count, line_started_at, policy_revision, policy_rule,
     terms)
@@ -130,16 +135,18 @@ WITH input AS MATERIALIZED (
 ), ${plain ? '' : `${approvalUse}, `}${logged(27)}
 SELECT lease_id FROM written`;
 
-const insertPlain = { name: 'insert-plain-leases', text: insertLeases(true) };
-const insertAny = { name: 'insert-leases', text: insertLeases(false) };
+const inserting = (patience: Patience) => ({
+  plain: { name: `insert-plain-leases-${patience}`, text: insertLeases(true, patience) },
+  any: { name: `insert-leases-${patience}`, text: insertLeases(false, patience) },
+});
 
-const activateLeases = `
+const activateLeases = (patience: Patience) => `
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[], $8::text[],
     $9::float8[])
     AS i(tenant, task_id, epoch, lease_id, settle_at, renewed_from, supersede_at, handle, expires_at)
   WHERE ${atLockEpoch('$10')}
-), ${gate}, superseded AS (
+), ${gate(patience)}, superseded AS (
   UPDATE leases p
   SET settle_cause = 'superseded', settle_at = LEAST(p.settle_at, to_timestamp(i.supersede_at / 1000))
   FROM passed i
@@ -162,7 +169,7 @@ const reissueLeases = `
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[]) AS i(tenant, task_id, epoch, lease_id)
   WHERE ${atLockEpoch('$5')}
-), ${gate}, written AS MATERIALIZED (
+), ${gate('patient')}, written AS MATERIALIZED (
   SELECT i.lease_id FROM passed i
   CROSS JOIN LATERAL (
     SELECT FROM leases l
@@ -180,24 +187,34 @@ export interface LeaseWriterOptions {
   onError: (error: Error) => void;
 }
 
-/** The write path of issuing: three lanes (insert, activate, record), each with a connection of its own. */
+/** The write path of issuing: lanes (insert, activate, record and those that wait), each with a connection of its own. */
 export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { close(): Promise<void> } {
-  const connections = Array.from({ length: 3 }, () => new WriterConnection(options.connection, options.onError));
+  const connections = Array.from({ length: 5 }, () => new WriterConnection(options.connection, options.onError));
   const lane = <T, R>(tenantOf: (item: T) => string, flush: (items: readonly T[]) => Promise<readonly R[]>) =>
     new GroupCommit<T, R>({ maxBatch: 128, maxQueue: 4_096, tenantOf, flush, isRefusal: isDatabaseRefusal });
+  const insertLane = (connection: WriterConnection, patience: Patience) => {
+    const statements = inserting(patience);
+    return lane<LeaseWrite, boolean>(tenantOfLease, async (writes) => {
+      const current = ofNewestLocks(writes);
+      const plain = current.every((write) => write.supersedeAt === undefined && write.approval === undefined);
+      const { name, text } = plain ? statements.plain : statements.any;
+      const result = await connection.query(name, text, insertValues(current));
+      return written(writes, result);
+    });
+  };
+  const activateLane = (connection: WriterConnection, patience: Patience) => {
+    const text = activateLeases(patience);
+    return lane<LeaseWrite, boolean>(tenantOfLease, async (writes) => {
+      const values = activateValues(ofNewestLocks(writes));
+      const result = await connection.query(`activate-leases-${patience}`, text, values);
+      return written(writes, result);
+    });
+  };
 
-  const inserts = lane<LeaseWrite, boolean>(tenantOfLease, async (writes) => {
-    const current = ofNewestLocks(writes);
-    const plain = current.every((write) => write.supersedeAt === undefined && write.approval === undefined);
-    const { name, text } = plain ? insertPlain : insertAny;
-    const result = await connections[0]!.query(name, text, insertValues(current));
-    return written(writes, result);
-  });
-  const activations = lane<LeaseWrite, boolean>(tenantOfLease, async (writes) => {
-    const values = activateValues(ofNewestLocks(writes));
-    const result = await connections[1]!.query('activate-leases', activateLeases, values);
-    return written(writes, result);
-  });
+  const inserts = insertLane(connections[0]!, 'hasty');
+  const activations = activateLane(connections[1]!, 'hasty');
+  const patientInserts = insertLane(connections[3]!, 'patient');
+  const patientActivations = activateLane(connections[4]!, 'patient');
   const reissues = lane<Reissue, boolean>(tenantOfLease, async (writes) => {
     const values = reissueValues(ofNewestLocks(writes));
     const result = await connections[2]!.query('reissue-leases', reissueLeases, values);
@@ -212,12 +229,14 @@ export function createLeaseWriter(options: LeaseWriterOptions): LeaseWriter & { 
   );
 
   return {
-    insert: (write) => guarded(() => inserts.write(write)),
-    activate: (write) => guarded(() => activations.write(write)),
+    insert: (write) => guarded(async () => (await inserts.write(write)) || (await patientInserts.write(write))),
+    activate: (write) =>
+      guarded(async () => (await activations.write(write)) || (await patientActivations.write(write))),
     reissue: (write) => guarded(() => reissues.write(write)),
     record: (events) => guarded(() => records.write(events)),
     close: async () => {
-      await Promise.all([inserts.drained(), activations.drained(), reissues.drained(), records.drained()]);
+      const lanes = [inserts, activations, patientInserts, patientActivations, reissues, records];
+      await Promise.all(lanes.map((one) => one.drained()));
       await Promise.all(connections.map((connection) => connection.close()));
     },
   };

@@ -35,18 +35,22 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
         now,
         'task.settled',
         // Index tasks_unsettled. An irrevocable lease leaves the task degraded, and with it those above: somebody has to
-        // look. A task is settled when all below it are (index tasks_children).
+        // look. A task is settled when all below it are (index tasks_children). LIMIT 1 and bool_or keep each look one for
+        // its task by that index: as EXISTS they are joins or scans for which the planner may read all that is open or closed.
         `UPDATE tasks t SET settled_at = $1, state = CASE WHEN EXISTS (
             SELECT FROM leases l WHERE l.tenant = t.tenant AND l.task_id = t.task_id AND l.outcome = 'irrevocable')
-            OR EXISTS (
-            SELECT FROM tasks b WHERE b.tenant = t.tenant AND b.parent_task_id = t.task_id AND b.state = 'close_degraded')
+            OR (
+            SELECT bool_or(b.state = 'close_degraded') FROM tasks b
+            WHERE b.tenant = t.tenant AND b.parent_task_id = t.task_id)
           THEN 'close_degraded' ELSE 'closed' END
         WHERE (t.tenant, t.task_id) IN (
           SELECT c.tenant, c.task_id FROM tasks c
-          WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND NOT EXISTS (
-            SELECT FROM leases l WHERE l.tenant = c.tenant AND l.task_id = c.task_id AND l.state <> 'settled')
-            AND NOT EXISTS (
-            SELECT FROM tasks b WHERE b.tenant = c.tenant AND b.parent_task_id = c.task_id AND b.settled_at IS NULL)
+          WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND (
+            SELECT true FROM tasks b WHERE b.tenant = c.tenant AND b.parent_task_id = c.task_id AND b.settled_at IS NULL
+            LIMIT 1) IS NULL
+            AND (
+            SELECT true FROM leases l WHERE l.tenant = c.tenant AND l.task_id = c.task_id AND l.state <> 'settled'
+            LIMIT 1) IS NULL
           ORDER BY c.closed_at LIMIT $2 FOR UPDATE SKIP LOCKED)
         RETURNING t.tenant, t.task_id, t.state, t.parent_task_id`,
         [new Date(now), limit],
