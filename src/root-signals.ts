@@ -74,9 +74,11 @@ export function wireSignals(wiring: SignalWiring): WiredSignals {
     kickSettler: wiring.kickSettler,
     emit,
   });
-  const reevaluating = wiring.worker('signal-reevaluate', 250, () => reevaluator.tick());
+  const reevaluating = wiring.worker('signal-reevaluate', 500, () => reevaluator.tick());
+  // Without a rule that reads signals nobody looks at the board; it is kept for the count of what is in force.
+  let rounds = 0;
   const following = wiring.worker('signals', 250, async () => {
-    await board.refresh();
+    if (policy.current().watching || rounds++ % 20 === 0) await board.refresh();
     return false;
   });
   wiring.onClose(
