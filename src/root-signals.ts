@@ -78,7 +78,8 @@ export function wireSignals(wiring: SignalWiring): WiredSignals {
   // Without a rule that reads signals nobody looks at the board; it is kept for the count of what is in force.
   let rounds = 0;
   const following = wiring.worker('signals', 250, async () => {
-    if (policy.current().watching || rounds++ % 20 === 0) await board.refresh();
+    const watching = policy.tenants.some((tenant) => policy.current(tenant).watching);
+    if (watching || rounds++ % 20 === 0) await board.refresh();
     return false;
   });
   wiring.onClose(

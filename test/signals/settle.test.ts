@@ -151,16 +151,15 @@ describe('a signal', () => {
 });
 
 test('what was allowed because of a signal ends with it', async () => {
-  const tickerRead = { tool: 'ticker', tier: reportsRead.tier };
   const vouch = (life: number) =>
     served.operator.reportSignals({
       signals: [{ subject: aboutAgent, kind: 'x_attested', expireTime: timestampFromMs(Date.now() + life) }],
     });
-  const { taskId } = await openTask(served, [tickerRead], { context: { strict: 'yes' } });
-  expect((await refusal(served.agent.issueCredential({ taskId, ...tickerRead }))).reason).toBe('POLICY_DENIED');
+  const { taskId } = await openTask(served, [reportsRead], { context: { strict: 'yes' } });
+  expect((await refusal(served.agent.issueCredential({ taskId, ...reportsRead }))).reason).toBe('POLICY_DENIED');
   // Told again and again, it is in force until the end of its last word.
-  for (const life of [200, 300, 1_500]) await vouch(life);
-  const { lease } = await issue(taskId, tickerRead);
+  for (const life of [200, 300, 3_000]) await vouch(life);
+  const { lease } = await issue(taskId, reportsRead);
   await onFeed(lease.leaseId);
   const events = await auditOf(served, taskId);
   const last = events.filter(({ kind, leaseId }) => kind === 'decision.made' && leaseId === lease.leaseId).at(-1)!;

@@ -66,7 +66,8 @@ export function createSignalReevaluator(options: SignalReevaluatorOptions) {
       const done = await store.step(work, watching, now, async (open) => {
         // Those of one tenant at a time.
         const [first] = open;
-        if (first === undefined) return [];
+        // A tenant that is no longer configured has no policy: its leases run out, and hold up nobody's.
+        if (first === undefined || !policy.tenants.includes(first.task.tenant)) return [];
         const revision = policy.current(first.task.tenant);
         // Two people have set policy aside for a while, knowing what it says; a lock stops that, a signal does not.
         const concerned = open.filter(
