@@ -262,9 +262,9 @@ export function createLocks(options: LocksOptions) {
 /** Within it two clocks that agree may differ; the database's own decides. */
 const clockTolerance: Millis = 10_000;
 
-/** An agent that also happens to be an operator does not free itself. */
+/** An agent that also happens to be an operator does not free itself. A pattern that covers operators alone locks nobody out. */
 function locksOut(lock: Lock, caller: Caller): boolean {
-  if (lock.scope.kind !== 'agent' && lock.scope.kind !== 'workload') return false;
+  if (caller.agents.size === 0 || (lock.scope.kind !== 'agent' && lock.scope.kind !== 'workload')) return false;
   const index = indexLocks([lock]);
   const { tenant, workload } = caller;
   return lockedBy(index, { tenant, agents: [...caller.agents], workloads: [workload], chain: [] }) !== undefined;
