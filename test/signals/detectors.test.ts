@@ -165,7 +165,8 @@ describe('with a broker', () => {
     const honest = await working(reportsRead);
     const { taskId, leaseId } = await working(vaultRead);
     await record('tool/vault', { taskId, leaseId, ...vaultRead, action: 'open' });
-    await stopped(leaseId);
+    // By the signal, or with its whole task by the lock, whichever is first.
+    await expect.poll(() => feed.revoked.has(leaseId) || feed.revoked.has(taskId), { timeout: 10_000 }).toBe(true);
     const locks = estate.client(LockService, 'operator');
     const inForce = async () => (await locks.listLocks({})).locks.map(({ placedBy, reason }) => [placedBy, reason]);
     await expect
