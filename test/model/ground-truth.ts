@@ -25,6 +25,8 @@ interface LeaseRow {
  */
 export async function checkGroundTruth(model: Model, world: World): Promise<void> {
   const ids = model.tasks.map(({ taskId }) => taskId);
+  const [{ locks }] = world.replicas;
+  for (const { lockId } of model.locks) await locks.liftLock({ lockId, reason: 'the sequence is over' });
   if (ids.length === 0) return;
   const { tasks } = world.replicas[0];
   await Promise.all(ids.map((taskId) => tasks.closeTask({ taskId, wait: true }, { timeoutMs: 30_000 })));
@@ -49,7 +51,7 @@ export async function checkGroundTruth(model: Model, world: World): Promise<void
     for (const lease of task.leases) {
       // Invariants 1 and 2: on record, for exactly this, decided and logged once.
       const row = byId.get(lease.leaseId);
-      expect(row).toMatchObject({ task_id: task.taskId, agent: task.agent, access: lease.access });
+      expect(row).toMatchObject({ task_id: task.taskId, agent: lease.agent, access: lease.access });
       expect(row).toMatchObject({ decided: 1, issued: 1, too_long: false });
     }
     // An approval of one use covers one credential.

@@ -31,6 +31,8 @@ export interface ModelLease {
   leaseId: string;
   requestId: string;
   access: Access;
+  /** Who got it: a task can be handed over. */
+  agent: AgentName;
   expiresAt: number;
   renewals: number;
   /** Not returned, not superseded, its task open. */
@@ -43,7 +45,7 @@ export interface ModelLease {
 
 export interface ModelApproval {
   approvalId: string;
-  state: 'pending' | 'approved' | 'denied' | 'used';
+  state: 'pending' | 'approved' | 'denied' | 'used' | 'void';
 }
 
 export interface ModelTask {
@@ -57,16 +59,27 @@ export interface ModelTask {
   approvals: ModelApproval[];
 }
 
+export type ModelScope =
+  { kind: 'agent'; agent: AgentName } | { kind: 'tool'; tool: string } | { kind: 'task'; task: ModelTask };
+
 export interface Model {
   tasks: ModelTask[];
+  /** In force. */
+  locks: { lockId: string; scope: ModelScope }[];
   /** By replica: its clock was moved so far that it may refuse everything. */
   mayRefuse: [boolean, boolean];
 }
 
-export const emptyModel = (): Model => ({ tasks: [], mayRefuse: [false, false] });
+export const emptyModel = (): Model => ({ tasks: [], locks: [], mayRefuse: [false, false] });
 
 /** Whether a first issue has to succeed, has to be refused, or has to be refused with a question to people. */
-export function issueOutcome(task: ModelTask, agent: AgentName, access: Access): 'granted' | 'asks' | 'refused' {
+export function issueOutcome(
+  model: Model,
+  task: ModelTask,
+  agent: AgentName,
+  access: Access,
+): 'granted' | 'asks' | 'refused' {
+  if (isLocked(model, task, access)) return 'refused';
   if (!task.open || task.agent !== agent || !task.tools.includes(access)) return 'refused';
   const rule = ruleOf(task, access);
   if (rule === undefined) return 'refused';
@@ -86,12 +99,28 @@ function ruleOf(task: ModelTask, access: Access): 'allow' | 'approval' | undefin
   return rules.includes('approval') ? 'approval' : 'allow';
 }
 
+/** By its agent or any above it, by itself or any above it, or by the tool that it wants to use. */
+export function isLocked({ locks }: Model, task: ModelTask, access?: Access): boolean {
+  const chain = [task, ...above(task)];
+  return locks.some(({ scope }) => {
+    if (scope.kind === 'agent') return chain.some(({ agent }) => agent === scope.agent);
+    if (scope.kind === 'task') return chain.includes(scope.task);
+    return access?.startsWith(`${scope.tool}:`) === true;
+  });
+}
+
+export function isAgentLocked({ locks }: Model, agent: AgentName): boolean {
+  return locks.some(({ scope }) => scope.kind === 'agent' && scope.agent === agent);
+}
+
 export function mayOpenChild(model: Model, parent: ModelTask, agent: AgentName, tools: readonly Access[]): boolean {
   const chain = [parent, ...above(parent)];
   const rule = delegation[parent.agent];
   const children = model.tasks.filter((task) => task.parent === parent && task.open).length;
   return (
     parent.open &&
+    !isLocked(model, parent) &&
+    !isAgentLocked(model, agent) &&
     rule.to.includes(agent) &&
     chain.every((hop, index) => index + 1 <= delegation[hop.agent].maxDepth) &&
     children < rule.maxOpenChildren &&
@@ -107,8 +136,10 @@ export function takeApproval(task: ModelTask, access: Access): void {
   used.state = 'used';
 }
 
-export function mayRenew(task: ModelTask, lease: ModelLease): boolean {
-  return task.open && lease.live && lease.renewals < (maxRenewals[lease.access] ?? 0);
+export function mayRenew(model: Model, task: ModelTask, lease: ModelLease): boolean {
+  return (
+    !isLocked(model, task, lease.access) && task.open && lease.live && lease.renewals < (maxRenewals[lease.access] ?? 0)
+  );
 }
 
 /** With everything below it. */
@@ -118,6 +149,14 @@ export function closeInModel(model: Model, closed: ModelTask): void {
     task.open = false;
     for (const lease of task.leases) lease.live = false;
   }
+}
+
+/** To another agent: nothing goes along. */
+export function handOverInModel(model: Model, task: ModelTask, agent: AgentName): void {
+  task.agent = agent;
+  for (const lease of task.leases) lease.live = false;
+  for (const approval of task.approvals) if (approval.state !== 'used') approval.state = 'void';
+  for (const child of model.tasks) if (child.parent === task) closeInModel(model, child);
 }
 
 /** Also of those below it, which never outlive it. */

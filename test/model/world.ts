@@ -10,6 +10,7 @@ import { ApprovalService } from '../../src/gen/leasehold/v1/approval_service_pb.
 import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
 import { CredentialService, type Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
+import { LockService } from '../../src/gen/leasehold/v1/lock_service_pb.js';
 import { startBroker } from '../../src/root.ts';
 import { createEstate } from '../support/broker.ts';
 import type { Access, AgentName } from './reference.ts';
@@ -20,6 +21,7 @@ export interface Replica {
   /** The agents, as those who open tasks. */
   openers: Record<AgentName, Client<typeof TaskService>>;
   approver: Client<typeof ApprovalService>;
+  locks: Client<typeof LockService>;
   /** Its clock is ahead of the machine's by this, milliseconds. */
   clock: { ahead: number };
 }
@@ -78,6 +80,7 @@ export async function startWorld(): Promise<World> {
         beta: estate.client(TaskService, 'agent/beta', httpPort),
       },
       approver: estate.client(ApprovalService, 'approver/pat', httpPort),
+      locks: estate.client(LockService, 'operator', httpPort),
     };
   };
   const replicas = [await replica(), await replica()] as const;
