@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { nothingYet } from '../src/domain/facts.ts';
 import type { DecisionInput, PolicyRevision } from '../src/domain/policy.ts';
 import { loadPolicyDirectory } from '../src/policy/load-policy.ts';
 import type { Arguments } from './arguments.ts';
@@ -83,7 +84,8 @@ function inputsOf({ tools, rules }: PolicySize, agents: number): DecisionInput[]
     now: now + n,
     renewal: undefined,
     arguments: {},
-    facts: undefined,
+    // As storage answers for a task that has had nothing yet: rules with limits on renewal ask for that.
+    facts: nothingYet,
   }));
 }
 
