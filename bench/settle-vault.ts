@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { vaultErrors } from '../src/dev/vault-request.ts';
 import type { Arguments } from './arguments.ts';
 import type { Estate, Machine } from './estate.ts';
 import { ledger, openTasks } from './scenarios.ts';
@@ -29,7 +30,7 @@ const ways: Record<'close' | 'accessor' | 'sync', Way> = {
   },
   accessor: async (estate, count) => {
     const { accessor } = await leasesOfOne(estate, count);
-    return () => vaultOf(estate).root('POST', 'auth/token/revoke-accessor', { accessor });
+    return () => toldVault(estate, 'auth/token/revoke-accessor', { accessor });
   },
   sync: async (estate, count) => {
     const { leases } = await leasesOfOne(estate, count);
@@ -92,6 +93,12 @@ async function once(estate: Estate, way: Way, count: number): Promise<number> {
   await quiet(estate);
   await vaultQuiet(estate);
   return took;
+}
+
+async function toldVault(estate: Estate, path: string, body: object): Promise<void> {
+  const vault = vaultOf(estate);
+  const answer = await vault.request({ method: 'PUT', path, body, token: vault.rootToken, timeoutMs: patience });
+  if (answer.status >= 300) throw new Error(`${path}: ${vaultErrors(answer)}`);
 }
 
 async function leasesOfOne(estate: Estate, count: number): Promise<{ accessor: string; leases: string[] }> {
