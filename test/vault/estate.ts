@@ -116,7 +116,9 @@ export const own = { tool: 'own', tier: Tier.READ };
 export const short = { tool: 'short', tier: Tier.READ };
 export const settings = { tool: 'settings', tier: Tier.READ };
 export const wrapped = { tool: 'settings', tier: Tier.WRITE };
-export const all = [ledger, own, short, settings, wrapped];
+/** Certificates of Vault's own authority. */
+export const certificates = { tool: 'certificates', tier: Tier.READ };
+export const all = [ledger, own, short, settings, wrapped, certificates];
 
 export async function openVaultTask(estate: TestEstate, change: object = {}, port?: number): Promise<string> {
   const { task } = await callers(estate, port).orchestrator.openTask({
@@ -160,6 +162,16 @@ ${tiers}`;
           'mount: kv, path: data/app/settings, leaseless: true, endsWithin: 1h, responseWrapping: 60s',
         ),
     ),
+    tool(
+      'certificates',
+      tier(
+        'read',
+        'bounded',
+        usual,
+        'mount: pki, path: issue/agent, method: write, leaseless: true, expiryField: expiration, ' +
+          "parameters: { common_name: '{{agent}}.agents.test', ttl: '{{ttl}}' }",
+      ),
+    ),
     `---
 apiVersion: leasehold.dev/v1
 kind: Policy
@@ -168,7 +180,7 @@ spec:
   rules:
     - name: all
       agents: [analyst]
-      tools: [ledger, own, short, settings]
+      tools: [ledger, own, short, settings, certificates]
       tiers: [read, write]
       effect: allow
       obligations: { ttl: 5m, renewal: { maxAge: 1h } }

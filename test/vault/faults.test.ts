@@ -200,6 +200,28 @@ describeVault('a Vault that fails', () => {
     await expect(ordersSeenBy(loginOf(first))).rejects.toMatchObject(refused);
   }, 120_000);
 
+  test('429: issuing waits as long as Vault asks, with a reason, and revocations go on', async () => {
+    const taskId = await openVaultTask(at.estate);
+    const first = await issue(taskId);
+    const quota = { path: 'database/creds/read', rate: 0.01, interval: '10s' };
+    await at.vault.root('POST', 'sys/quotas/rate-limit/leasehold', quota);
+    try {
+      const refusals = await Promise.all(Array.from({ length: 4 }, () => issue(taskId).catch(() => undefined)));
+      expect(refusals).toContain(undefined);
+      const refusal = await refusalOf(issue(taskId));
+      expect(refusal.reason).toBe('PROVIDER_UNAVAILABLE');
+      expect(refusal.message).toMatch(/too much to do|does not answer as it should/);
+      await agent.returnCredential({ leaseId: first!.lease!.leaseId });
+      await expect(ordersSeenBy(loginOf(first))).rejects.toMatchObject(refused);
+    } finally {
+      await at.vault.root('DELETE', 'sys/quotas/rate-limit/leasehold');
+    }
+    const next = await working(taskId);
+    expect(await ordersSeenBy(loginOf(next))).toBe(3);
+    await orchestrator.closeTask({ taskId });
+    await expectSettled(at, taskId);
+  });
+
   test('a close races with issues: everything that was made is gone', async () => {
     const taskId = await openVaultTask(at.estate);
     const calls = Array.from({ length: 24 }, () => issue(taskId).catch(() => undefined));

@@ -1,10 +1,20 @@
+import { X509Certificate } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { LeaseOutcome, LeaseState } from '../../src/gen/leasehold/v1/common_pb.js';
 import { callers, eventually, leasesOf, loginOf, ordersSeenBy, refusalOf, brokerRows } from '../faults/support.ts';
 import { startInProcess } from '../support/broker.ts';
 import { describeVault } from '../support/vault.ts';
-import { createVaultEstate, ledger, openVaultTask, settings, short, wrapped, type VaultEstate } from './estate.ts';
+import {
+  certificates,
+  createVaultEstate,
+  ledger,
+  openVaultTask,
+  settings,
+  short,
+  wrapped,
+  type VaultEstate,
+} from './estate.ts';
 
 /** Points 1, 2 and 5 of the Vault issue, over the broker's own doors, with a real Vault and a real PostgreSQL. */
 describeVault('credentials from Vault', () => {
@@ -158,6 +168,29 @@ describeVault('credentials from Vault', () => {
     expect(lease).toMatchObject({ state: LeaseState.SETTLED, outcome: LeaseOutcome.BOUNDED });
     expect(Number(lease!.deadBy!.seconds) * 1_000).toBeGreaterThan(Date.now() + 3_500_000);
     await orchestrator.closeTask({ taskId, wait: true });
+  });
+
+  test('a certificate is made for this agent and this life, by parameters that the tier fixes, and ends by itself', async () => {
+    await at.vault.root('POST', 'sys/mounts/pki', { type: 'pki' });
+    await at.vault.root('POST', 'pki/root/generate/internal', { common_name: 'agents.test', ttl: '10h' });
+    const role = {
+      allowed_domains: ['agents.test'],
+      allow_subdomains: true,
+      max_ttl: '1h',
+      key_type: 'ec',
+      key_bits: 256,
+    };
+    await at.vault.root('POST', 'pki/roles/agent', role);
+    const taskId = await openVaultTask(at.estate);
+    const { credential } = await agent.issueCredential({ taskId, ...certificates });
+    if (credential?.material.case !== 'vaultSecret') throw new Error('not a secret');
+    const certificate = new X509Certificate(credential.material.value.data!['certificate'] as string);
+    expect(certificate.subject).toBe('CN=analyst.agents.test');
+    const ends = Date.parse(certificate.validTo);
+    expect(ends).toBeLessThanOrEqual(Number(credential.lease!.expireTime!.seconds) * 1_000 + 1_000);
+    await orchestrator.closeTask({ taskId, wait: true });
+    const [lease] = await leasesOf(at.estate, taskId);
+    expect(lease).toMatchObject({ outcome: 'bounded', dead_by: new Date(ends) });
   });
 
   test('with response wrapping the agent fetches the secret itself, once; unfetched, a close keeps everybody from it', async () => {
