@@ -49,6 +49,18 @@ export function createTaskTokenStore(pool: pg.Pool): TaskTokenStore {
         });
       }),
 
+    attempted: ({ server, accessor }) =>
+      guarded(async () => {
+        const { rows } = await pool.query<{ attempted: boolean }>({
+          name: 'task-token-attempted',
+          text: `SELECT EXISTS (
+              SELECT FROM task_tokens k JOIN leases l ON ${hangsOnIt} AND l.state = 'pending'
+              WHERE k.server = $1 AND k.accessor = $2) AS attempted`,
+          values: [server, accessor],
+        });
+        return rows[0]!.attempted;
+      }),
+
     gone: (token, lost, now) => gone(pool, token, lost, now),
     retire: (token, now) => retire(pool, token, now),
 
@@ -107,7 +119,8 @@ async function claim(
             ORDER BY d.due_at LIMIT $4 FOR UPDATE SKIP LOCKED)
           AND t.tenant = k.tenant AND t.task_id = k.task_id
         RETURNING k.tenant, k.server, k.accessor, k.task_id, k.expires_at,
-          t.closed_at IS NOT NULL OR (k.retired AND NOT EXISTS (SELECT FROM leases l WHERE ${hangsOnIt})) AS ended`,
+          (t.closed_at IS NOT NULL AND NOT EXISTS (SELECT FROM leases l WHERE ${hangsOnIt} AND l.state = 'pending'))
+            OR (k.retired AND NOT EXISTS (SELECT FROM leases l WHERE ${hangsOnIt})) AS ended`,
       values: [new Date(now), new Date(now + claimFor), servers, limit],
     });
     return rows.map((row) => ({ ...tokenFromRow(row), wanted: row.ended ? 'ended' : 'alive' }));
@@ -151,8 +164,7 @@ async function retire(
       `WITH k AS (
         UPDATE task_tokens SET retired = true, due_at = LEAST(due_at, $3) WHERE server = $1 AND accessor = $2 RETURNING *
       )
-      SELECT max(l.expires_at) AS until FROM k JOIN leases l ON ${hangsOnIt} AND l.state IN ('pending', 'active')
-        AND EXISTS (SELECT FROM tasks t WHERE t.tenant = k.tenant AND t.task_id = k.task_id AND t.closed_at IS NULL)`,
+      SELECT max(l.expires_at) AS until FROM k JOIN leases l ON ${hangsOnIt} AND l.state IN ('pending', 'active')`,
       [server, accessor, new Date(now)],
     );
     return rows[0]?.until?.getTime();

@@ -78,7 +78,8 @@ describeVault('a broker killed again and again at random points', () => {
         const left = await brokerRows(at.estate, 'SELECT count(*)::int AS n FROM tasks WHERE settled_at IS NULL');
         expect(left).toEqual([{ n: 0 }]);
       }, 180_000);
-      expect(await at.madeLogins()).toEqual([]);
+      // What Vault could not name is bounded, not revoked: its token is gone, and Vault is taking it away.
+      await eventually(async () => expect(await at.madeLogins()).toEqual([]), 30_000);
       expect(new Set(handedOut).size).toBe(handedOut.length);
       const [leases] = await brokerRows(
         at.estate,

@@ -71,8 +71,7 @@ export function createRevoke({ tokens, store, clock }: RevokeOptions) {
     signal: AbortSignal,
     taskEnded: boolean,
   ): Promise<undefined> {
-    if (taskEnded) {
-      await tokens.end(server, accessor, signal);
+    if (taskEnded && (await tokens.endWithTask(server, accessor, signal))) {
       if (await isGone(server, vaultLease, signal, patience)) return;
     }
     await endLease(server, vaultLease, signal);
@@ -91,16 +90,14 @@ export function createRevoke({ tokens, store, clock }: RevokeOptions) {
   ): Promise<Remaining | undefined> {
     const { accessor } = part;
     const inUseUntil = await tokens.retire(server, accessor);
-    if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
     const decidedAt = part.at + 2 * server.config.issueTimeout + lateBy;
+    if (clock.now() < decidedAt) {
+      // Nor is its token ended before: a lease that Vault keeps a moment later would not go with it.
+      return { lookAgainAt: decidedAt, because: 'Vault may still be working on the read; looked at when it cannot be' };
+    }
+    if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
     const strays = await endStrays({ server, store, clock }, part, signal);
     if (strays === 'gone') return undefined;
-    if (clock.now() < decidedAt) {
-      return {
-        lookAgainAt: decidedAt,
-        because: 'Vault may still be working on the read; looked at again when it cannot be',
-      };
-    }
     if (strays === 'wait')
       return { lookAgainAt: clock.now() + 1_000, because: 'other reads from the same path are under way' };
     return { deadBy: Math.max(clock.now(), inUseUntil ?? 0, lease?.expiresAt ?? 0) };

@@ -48,7 +48,7 @@ export function createTaskTokens(options: TaskTokensOptions) {
   const byAccessor = new LRUCache<string, { key: string; token: string }>({ max: maxHeld });
   const ending = new Map<string, Promise<void>>();
 
-  return { forLease, tokenOf, drop, retire, end, tick };
+  return { forLease, tokenOf, drop, retire, end, endWithTask, tick };
 
   /** A token that lives as long as the lease; its accessor has been committed when this answers. */
   async function forLease(
@@ -134,6 +134,17 @@ export function createTaskTokens(options: TaskTokensOptions) {
       work.then(() => setTimeout(forget, 30_000).unref(), forget);
     }
     await orAborted(work, signal);
+  }
+
+  /**
+   * As `end`, unless a read with it may be under way: Vault takes what a token has when it ends, and a lease that it keeps a
+   * moment later would stay. False: not yet; whoever settles that read ends the token.
+   */
+  async function endWithTask(server: Open, accessor: string, signal: AbortSignal): Promise<boolean> {
+    const under = ending.has(`${server.name} ${accessor}`);
+    if (!under && (await store.attempted({ server: targetName(server.name), accessor }))) return false;
+    await end(server, accessor, signal);
+    return true;
   }
 
   /** Heartbeats, and the end of tokens that nothing needs any more. True: there may be more to do at once. */
