@@ -18,7 +18,7 @@ const atOnce = 8;
 
 /**
  * Looks under the path of a read whose answer was lost for leases that none of ours names and that were made about when it was
- * sent, and ends them. `unknown`: the tier does not say that nothing but this broker reads from the path, or Vault does not let
+ * sent, and ends them. `unknown`: there is none, or the tier does not say that nothing but this broker reads from the path, or Vault does not let
  * us list there (docs/vault.md). `wait`: another attempt of ours may have made what is there.
  */
 export async function endStrays(
@@ -38,12 +38,14 @@ export async function endStrays(
   const name = targetName(server.name);
   const known = await store.known(name, found);
   const candidates = found.filter((vaultLease) => !known.has(vaultLease));
-  if (candidates.length === 0) return 'gone';
+  // Nothing was made; or Vault lost what it made when its caller went away, and only the target knows.
+  if (candidates.length === 0) return 'unknown';
   if (candidates.length > maxCandidates) return 'unknown';
   if (await store.attempting(name, asked.path, decidedAt + skew, clock.now())) return 'wait';
   // Once more, after the look at the attempts: one of them may have come to its end in between.
   const ours = await store.known(name, candidates);
   const strays = candidates.filter((vaultLease) => !ours.has(vaultLease));
+  let ended = 0;
   for (let at = 0; at < strays.length; at += atOnce) {
     await Promise.all(
       strays.slice(at, at + atOnce).map(async (vaultLease) => {
@@ -52,8 +54,9 @@ export async function endStrays(
         const { issuedAt } = lease;
         if (issuedAt < asked.at - skew || issuedAt > decidedAt + skew) return;
         await endLease(server, vaultLease, signal);
+        ended += 1;
       }),
     );
   }
-  return 'gone';
+  return ended > 0 ? 'gone' : 'unknown';
 }
