@@ -95,8 +95,9 @@ export function createRevoke({ tokens, store, clock }: RevokeOptions) {
       // Nor is its token ended before: a lease that Vault keeps a moment later would not go with it.
       return { lookAgainAt: decidedAt, because: 'Vault may still be working on the read; looked at when it cannot be' };
     }
-    if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
+    // Before the token: what goes with it is gone from the list, and nobody saw it go.
     const strays = await endStrays({ server, store, clock }, part, signal);
+    if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
     if (strays === 'gone') return undefined;
     if (strays === 'wait')
       return { lookAgainAt: clock.now() + 1_000, because: 'other reads from the same path are under way' };
