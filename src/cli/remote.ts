@@ -6,7 +6,7 @@ export * from './names.ts';
 export { showLock, showLocks } from './lock-views.ts';
 export { approvalStateName, showApproval, showApprovals } from './approval-views.ts';
 export { showCall, showCalls } from './call-views.ts';
-export { showSignals, subjectText } from './signal-views.ts';
+export { showSignals } from './signal-views.ts';
 export { showAdvice, showFinding, showLease, showResult } from './settlement-views.ts';
 export { showLeases, showPlan, showTask, showTree, summaryText } from './views.ts';
 export * from '../gen/leasehold/v1/common_pb.js';

@@ -5,7 +5,7 @@ import type { ToolTier } from '../../domain/policy.ts';
 import type { TargetProvider } from '../../domain/provider.ts';
 import type { Clock } from '../../domain/time.ts';
 import { asFailure } from './failure.ts';
-import { formatHandle, isServerName, parseHandle, pathOf, targetName, type HandlePart } from './handle.ts';
+import { formatHandle, isServerName, parseHandle, pathOf, type HandlePart } from './handle.ts';
 import { checkServer } from './health.ts';
 import { createInventory } from './inventory.ts';
 import { createIssue } from './issue.ts';
@@ -154,5 +154,3 @@ export async function createVaultProvider(options: VaultProviderOptions): Promis
     },
   };
 }
-
-export { targetName };
