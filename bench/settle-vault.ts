@@ -83,6 +83,8 @@ async function once(estate: Estate, way: Way, count: number): Promise<number> {
   const start = performance.now();
   // Not awaited before looking: what counts is the target, not the answer.
   const order = takeAway();
+  // Told where it is awaited: unheard it would end the process, and leave its servers' folders behind.
+  order.catch(() => undefined);
   const until = start + patience;
   while ((await vaultLogins(estate)) > 0) {
     if (performance.now() > until) throw new Error('the target still has logins after five minutes');
