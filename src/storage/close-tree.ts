@@ -27,7 +27,7 @@ export async function closeTree(
       await notifyTasks(client, tenant, open);
     }
     const { rows } = await client.query({
-      name: 'get-task',
+      name: 'get-closed-task',
       text: 'SELECT * FROM tasks WHERE tenant = $1 AND task_id = $2',
       values: [tenant, taskId],
     });

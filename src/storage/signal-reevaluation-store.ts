@@ -127,7 +127,7 @@ async function leasesOf(client: pg.PoolClient, groups: readonly Group[], each: n
     const own = groups.filter((group) => group.kind === kind);
     if (own.length === 0) continue;
     const { rows } = await client.query<Row & { place: string }>({
-      name: `leases-of-${kind}`,
+      name: `signalled-leases-of-${kind}`,
       text: `SELECT s.place, l.* FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY
           AS s(tenant, subject, after, place)
         CROSS JOIN LATERAL (SELECT l.* FROM ${sources[kind]} l ORDER BY l.lease_id LIMIT $4) l

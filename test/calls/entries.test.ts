@@ -31,10 +31,10 @@ test('an approval is told by what was asked and said', () => {
 });
 
 test('an event of a kind that is not known yet is told by its plain particulars, within a line', () => {
-  expect(told('lock.set', { scope: 'agent', nested: { a: 1 }, reason: 'x'.repeat(1_000) })[0]![1]).toMatch(
-    /^lock\.set scope=agent reason=x{200,300}…$/,
+  expect(told('weather.changed', { scope: 'agent', nested: { a: 1 }, reason: 'x'.repeat(1_000) })[0]![1]).toMatch(
+    /^weather\.changed scope=agent reason=x{200,300}…$/,
   );
-  expect(told('lock.lifted', {})).toEqual([['change', 'lock.lifted', 'broker_attested']]);
+  expect(told('weather.cleared', {})).toEqual([['change', 'weather.cleared', 'broker_attested']]);
 });
 
 test('a refusal is told once, by the decision', () => {

@@ -1,4 +1,4 @@
-import { appendFile, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { DescService } from '@bufbuild/protobuf';
 import { createClient, type Client } from '@connectrpc/connect';
@@ -37,21 +37,34 @@ let leaseId: string;
 beforeAll(async () => {
   estate = await createEstate('strangers');
   const bundle = path.join(estate.dir, 'elsewhere.json');
+  const elsewherePolicy = path.join(estate.dir, 'elsewhere-policy');
+  await mkdir(elsewherePolicy);
+  const agents = await readFile(path.join(estate.policyDir, 'agents.yaml'), 'utf8');
+  await writeFile(
+    path.join(elsewherePolicy, 'agents.yaml'),
+    agents.replaceAll('spiffe://dev.leasehold.test/', 'spiffe://elsewhere.test/'),
+  );
   await writeFile(bundle, elsewhere.bundleJson());
+  const tools = await readFile(path.join(estate.policyDir, 'tools.yaml'), 'utf8');
+  await writeFile(path.join(elsewherePolicy, 'tools.yaml'), tools.slice(0, tools.indexOf('\n---\n')));
   await editConfig(estate, (config) => {
     const { trustDomains } = config['attestation'] as { trustDomains: object[] };
     trustDomains.push({ name: 'elsewhere.test', tenant: 'elsewhere', bundle: { file: bundle } });
     const access = config['access'] as unknown as object[];
     access.push({ workloads: ['spiffe://dev.leasehold.test/second-orchestrator'], roles: ['orchestrator'] });
-    for (const role of ['orchestrator', 'operator', 'auditor', 'resource_server']) {
-      access.push({ workloads: [`spiffe://elsewhere.test/${role}`], roles: [role] });
-    }
+    const theirs = ['orchestrator', 'operator', 'auditor', 'resource_server'].map((role) => ({
+      workloads: [`spiffe://elsewhere.test/${role}`],
+      roles: [role],
+    }));
+    (config as Record<string, unknown>)['tenants'] = {
+      elsewhere: { policy: { directory: elsewherePolicy }, access: theirs },
+    };
   });
   // A second workload of the same agent, another agent, and the same agent in another tenant.
   await editPolicy(estate, 'agents.yaml', (text) =>
     text.replace(
       'workloads: [spiffe://dev.leasehold.test/agent/analyst]',
-      'workloads: [spiffe://dev.leasehold.test/agent/analyst, spiffe://dev.leasehold.test/agent/twin, spiffe://elsewhere.test/agent/analyst]',
+      'workloads: [spiffe://dev.leasehold.test/agent/analyst, spiffe://dev.leasehold.test/agent/twin]',
     ),
   );
   await appendFile(path.join(estate.policyDir, 'agents.yaml'), otherAgent);
