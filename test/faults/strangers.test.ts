@@ -46,7 +46,10 @@ beforeAll(async () => {
   );
   await writeFile(bundle, elsewhere.bundleJson());
   const tools = await readFile(path.join(estate.policyDir, 'tools.yaml'), 'utf8');
-  await writeFile(path.join(elsewherePolicy, 'tools.yaml'), tools.slice(0, tools.indexOf('\n---\n')));
+  await writeFile(
+    path.join(elsewherePolicy, 'tools.yaml'),
+    tools.slice(0, tools.indexOf('\n---\n')).replaceAll('spiffe://dev.leasehold.test/', 'spiffe://elsewhere.test/'),
+  );
   await editConfig(estate, (config) => {
     const { trustDomains } = config['attestation'] as { trustDomains: object[] };
     trustDomains.push({ name: 'elsewhere.test', tenant: 'elsewhere', bundle: { file: bundle } });
