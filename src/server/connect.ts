@@ -17,12 +17,6 @@ import { bearerToken } from '../api/chain/identity.ts';
 /** How a call reaches its connection: to drop it when its reader does not read. */
 export const cutKey = createContextKey<() => void>(() => undefined, { description: 'drops the response' });
 
-/**
- * The bound on messages is on what callers may send. An answer is bounded by what it holds: a page, or a task with a
- * thousand leases and as many tasks below it.
- */
-const maxAnswerBytes = 8 * 1_048_576;
-
 /** Longer delays overflow the timers of the runtime and would fire at once. */
 const maxTimeoutMs = 2_147_483_647;
 
@@ -37,13 +31,13 @@ export function connectHandlers(chain: Chain, maxMessageBytes: number): Map<stri
     // gRPC has a door of its own.
     grpc: false,
     readMaxBytes: maxMessageBytes,
-    writeMaxBytes: maxAnswerBytes,
+    writeMaxBytes: maxMessageBytes,
     maxTimeoutMs,
     jsonOptions: strictJson,
   });
   const bytesOf = (method: Method) => Math.max(maxMessageBytes, method.maxMessageBytes);
   for (const method of chain.methods) {
-    const bounds = { readMaxBytes: bytesOf(method), writeMaxBytes: maxAnswerBytes };
+    const bounds = { readMaxBytes: bytesOf(method), writeMaxBytes: bytesOf(method) };
     if (method.kind === 'unary') {
       router.rpc(method.desc as DescMethodUnary, (request, context) => unary(chain, method, request, context), bounds);
     } else {

@@ -70,17 +70,17 @@ describe('size', () => {
   test('a request and an answer beyond the bound are TOO_LARGE on both doors', async () => {
     const { grpc, httpPort } = await open({
       limits: { maxMessageBytes: 20_000 },
-      services: trivialServices({ getTask: async () => ({ task: { intent: 'x'.repeat(30_000) } }) }),
+      services: trivialServices({ listTasks: async () => ({ tasks: [{ intent: 'x'.repeat(30_000) }] }) }),
     });
     const context = Object.fromEntries(Array.from({ length: 20 }, (_, i) => [`k${i}`, 'v'.repeat(2_000)]));
     const request = await grpc.call(TaskService.method.openTask, { context });
     expect(request).toMatchObject({ failure: { code: 8, reason: 'TOO_LARGE' } });
-    const answer = await grpc.call(TaskService.method.getTask, {});
+    const answer = await grpc.call(TaskService.method.listTasks, {});
     expect(answer).toMatchObject({ failure: { code: 8, reason: 'TOO_LARGE' } });
 
     const overJson = await post(httpPort, '/leasehold.v1.TaskService/OpenTask', { context });
     expect([overJson.status, reasonOf(overJson)]).toEqual([429, 'TOO_LARGE']);
-    const answerOverJson = await post(httpPort, getTask, {});
+    const answerOverJson = await post(httpPort, '/leasehold.v1.TaskService/ListTasks', {});
     expect([answerOverJson.status, reasonOf(answerOverJson)]).toEqual([429, 'TOO_LARGE']);
     for (const create of [createGrpcWebTransport, createConnectTransport]) {
       const transport = create({ baseUrl: `http://127.0.0.1:${httpPort}`, httpVersion: '1.1' });

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { Code, type ConnectError } from '@connectrpc/connect';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { devWorkload } from '../../src/dev/environment.ts';
 import { AdminService } from '../../src/gen/leasehold/v1/admin_service_pb.js';
@@ -218,6 +219,31 @@ describe('a close', () => {
       devWorkload('operator'),
     );
   });
+});
+
+test('a task with a thousand leases is shown and closed on the HTTP door, whose messages are smaller otherwise', async () => {
+  const { taskId } = await openTask(served, [reportsRead]);
+  // Callers have a bound on their rate.
+  const atOnce = 50;
+  for (let n = 0; n < 1_000; n += atOnce) {
+    await Promise.all(
+      Array.from({ length: atOnce }, async () => {
+        for (;;) {
+          const refused = await issue(taskId).then(
+            () => undefined,
+            (error: unknown) => error as ConnectError,
+          );
+          if (refused === undefined) return;
+          if (refused.code !== Code.ResourceExhausted) throw refused;
+          await new Promise((resolve) => setTimeout(resolve, 100));
+        }
+      }),
+    );
+  }
+  expect((await view(taskId)).leases).toHaveLength(1_000);
+  const closed = await served.tasks.closeTask({ taskId, wait: true });
+  expect(closed.leases).toHaveLength(1_000);
+  expect(closed.summary).toMatchObject({ unsettled: 0, revoked: 1_000 });
 });
 
 describe('lists', () => {
