@@ -37,6 +37,8 @@ beforeAll(async () => {
   );
   const { host, port, name } = database;
   pool = new pg.Pool({ host, port, database: name, user: login, password, max: 8 });
+  // Databases are dropped with FORCE, maybe before the server has seen that a connection was closed.
+  pool.on('error', () => undefined);
 });
 
 afterAll(async () => {

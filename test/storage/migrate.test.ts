@@ -21,6 +21,8 @@ test('two brokers that migrate at once apply each migration once', async () => {
 test('an empty database is refused with the command that mends it', async () => {
   const empty = await createDatabase('empty');
   const pool = new pg.Pool({ connectionString: empty.url });
+  // The drop may come before the server has seen that a connection was closed.
+  pool.on('error', () => undefined);
   try {
     await expect(checkSchema(pool)).rejects.toMatchObject({
       code: 'DATABASE_BEHIND',
