@@ -1,6 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { JsonObject } from '@bufbuild/protobuf';
+import type { RemoteOptions } from './define.ts';
+import type * as Remote from './remote.ts';
 import { CliError } from './cli-error.ts';
 import { collect, identifier, requestArgument, toolAndTier, type ToolAndTier } from './values.ts';
 
@@ -64,7 +67,7 @@ function rows(value: string): number {
   return number;
 }
 
-export async function argumentsOf(options: CallOptions): Promise<JsonObject | undefined> {
+async function argumentsOf(options: CallOptions): Promise<JsonObject | undefined> {
   const { argument, argumentsFile } = options;
   if (argumentsFile === undefined) return argument && Object.fromEntries(argument);
   let parsed: unknown;
@@ -86,5 +89,21 @@ export function effectOf({ object, rows: count, externalId, note }: CallEndOptio
     externalIds: externalId ?? [],
     note: note ?? '',
     ...(count === undefined ? {} : { rows: BigInt(count) }),
+  };
+}
+
+/** What a call is, begun or recorded at once. `remote` is loaded only by what calls the broker. */
+export async function callRequest(remote: typeof Remote, taskId: string, options: CallOptions & RemoteOptions) {
+  const args = await argumentsOf(options);
+  return {
+    requestId: options.requestId ?? randomUUID(),
+    taskId,
+    leaseId: options.lease ?? '',
+    tool: options.tool?.tool ?? '',
+    tier: options.tool === undefined ? remote.Tier.UNSPECIFIED : remote.tierValue[options.tool.tier],
+    action: options.action,
+    argumentsDigest: options.argumentsDigest ?? '',
+    aboutCallId: options.about ?? '',
+    ...(args === undefined ? {} : { arguments: args }),
   };
 }

@@ -38,6 +38,24 @@ export async function connect({ host, port, database, username, password }: Post
   return client;
 }
 
+/** What becomes of the session that is open, and of whoever logs in anew: neither may get through. */
+export async function lockedOut(session: pg.Client, login: PostgresLogin): Promise<{ session: string; login: string }> {
+  const open = await session.query('SELECT 1').then(
+    () => 'alive',
+    (error: Error) => error.message,
+  );
+  insist(open !== 'alive', 'the open session is dead');
+  const again = await connect(login).then(
+    async (client) => {
+      await client.end();
+      return 'accepted';
+    },
+    (error: Error) => error.message,
+  );
+  insist(again !== 'accepted', 'a new login is refused');
+  return { session: open, login: again };
+}
+
 export async function refusal(attempt: Promise<unknown>, word: string): Promise<string> {
   const message = await attempt.then(
     () => 'it was issued',

@@ -6,7 +6,7 @@ import { Effect, LeaseOutcome, TaskState, Tier, type Lease } from '../gen/leaseh
 import type { CredentialService, PostgresLogin } from '../gen/leasehold/v1/credential_service_pb.js';
 import type { TaskService } from '../gen/leasehold/v1/task_service_pb.js';
 import { ToolCallOutcome, Voucher, type ToolCallService } from '../gen/leasehold/v1/tool_call_service_pb.js';
-import { call, connect, eventually, expiry, refusal } from './hands.ts';
+import { call, connect, eventually, expiry, lockedOut, refusal } from './hands.ts';
 import { insist, type Teller } from './teller.ts';
 
 export interface Cast {
@@ -181,20 +181,7 @@ export async function tellStory(teller: Teller, { orchestrator, agent, calls, au
   );
 
   await teller.step('login-refused', 'The login is gone from the database, and its open session with it.', async () => {
-    const open = await session.query('SELECT 1').then(
-      () => 'alive',
-      (error: Error) => error.message,
-    );
-    insist(open !== 'alive', 'the open session is dead');
-    const again = await connect(login).then(
-      async (client) => {
-        await client.end();
-        return 'accepted';
-      },
-      (error: Error) => error.message,
-    );
-    insist(again !== 'accepted', 'a new login is refused');
-    return { session: open, login: again };
+    return await lockedOut(session, login);
   });
 
   await teller.step(

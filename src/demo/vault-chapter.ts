@@ -2,7 +2,7 @@ import type pg from 'pg';
 import { TaskState, Tier } from '../gen/leasehold/v1/common_pb.js';
 import type { PostgresLogin } from '../gen/leasehold/v1/credential_service_pb.js';
 import type { VaultServer } from '../dev/vault-server.ts';
-import { connect, expiry } from './hands.ts';
+import { connect, expiry, lockedOut } from './hands.ts';
 import type { Cast } from './story.ts';
 import { insist, type Teller } from './teller.ts';
 
@@ -59,21 +59,9 @@ export async function tellVaultChapter(
         wait: true,
       });
       insist(closed.task?.state === TaskState.CLOSED, `state closed, got ${TaskState[closed.task?.state ?? 0]}`);
-      const open = await session.query('SELECT 1').then(
-        () => 'alive',
-        (error: Error) => error.message,
-      );
-      insist(open !== 'alive', 'the open session is dead');
-      const again = await connect(login).then(
-        async (client) => {
-          await client.end();
-          return 'accepted';
-        },
-        (error: Error) => error.message,
-      );
-      insist(again !== 'accepted', 'a new login is refused');
+      const out = await lockedOut(session, login);
       insist((await leases()) === 0, 'Vault holds no lease any more');
-      return { session: open, login: again, 'vault leases': 0 };
+      return { ...out, 'vault leases': 0 };
     },
   );
 }

@@ -195,7 +195,11 @@ export function createReconciler(options: ReconcilerOptions) {
       for (let after: string | undefined; ;) {
         signal.throwIfAborted();
         await keepClaim();
-        const page = await inventory.list(key.target, after, pageSize, bounded(signal));
+        const page = await within(
+          listTimeout,
+          (bounded) => inventory.list(key.target, after, pageSize, bounded),
+          signal,
+        );
         for await (const finding of strays(provider, inventory, key, page.held, result, request, keepClaim, signal)) {
           yield { ...name, step: 'finding', finding };
         }
@@ -248,11 +252,8 @@ export function createReconciler(options: ReconcilerOptions) {
     const suspects = await suspectsAmong(key, held, result);
     if (suspects.length === 0) return;
     // A settlement that ran meanwhile has taken it away.
-    const there = await inventory.present(
-      key.target,
-      suspects.map(({ handle }) => handle),
-      bounded(signal),
-    );
+    const handles = suspects.map(({ handle }) => handle);
+    const there = await within(listTimeout, (bounded) => inventory.present(key.target, handles, bounded), signal);
     const found = suspects.filter(({ handle }) => there.has(handle));
     for (const { handle, kind } of found) {
       if (result.strays < mostLogged) emit('stray.found', { ...named(key), handle, why: whyOf(kind) });
@@ -330,7 +331,8 @@ export function createReconciler(options: ReconcilerOptions) {
             : remaining.because;
         throw new BrokerError('PROVIDER_UNAVAILABLE', because);
       }
-      if ((await inventory.present(key.target, [handle], bounded(signal))).has(handle)) {
+      const left = await within(listTimeout, (bounded) => inventory.present(key.target, [handle], bounded), signal);
+      if (left.has(handle)) {
         throw new BrokerError('PROVIDER_UNAVAILABLE', 'the target holds it although it was revoked');
       }
       emit('stray.revoked', { ...named(key), handle, why: whyOf(kind), by: request.actor });
@@ -355,7 +357,7 @@ export function createReconciler(options: ReconcilerOptions) {
     const ripe = leases.filter(({ issuedAt, expiresAt }) => issuedAt <= now - settledIn && expiresAt > now);
     if (ripe.length === 0) return [];
     const handles = ripe.map(({ handle }) => handle);
-    const there = await inventory.present(key.target, handles, bounded(signal));
+    const there = await within(listTimeout, (bounded) => inventory.present(key.target, handles, bounded), signal);
     const absent = ripe.filter(({ handle }) => !there.has(handle));
     if (absent.length === 0) return [];
     // Under the same handle: the credential may have been made anew meanwhile.
@@ -410,8 +412,4 @@ function nothing(): TargetResult {
     irrevocable: 0,
     error: undefined,
   };
-}
-
-function bounded(signal: AbortSignal): AbortSignal {
-  return AbortSignal.any([signal, AbortSignal.timeout(listTimeout)]);
 }

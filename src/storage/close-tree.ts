@@ -3,7 +3,8 @@ import type { AuditEvent } from '../domain/audit.ts';
 import type { CloseCause, Task } from '../domain/model.ts';
 import type { Instant } from '../domain/time.ts';
 import { transaction } from './pool.ts';
-import { auditInsert, taskFromRow } from './rows.ts';
+import { auditInsert } from './rows.ts';
+import { taskById } from './task-rows.ts';
 import { lockSubtree } from './task-tree.ts';
 import { notifyTasks } from './wake.ts';
 
@@ -26,12 +27,8 @@ export async function closeTree(
       await endTasks(client, tenant, open, { taskId, cause }, now, event);
       await notifyTasks(client, tenant, open);
     }
-    const { rows } = await client.query({
-      name: 'get-closed-task',
-      text: 'SELECT * FROM tasks WHERE tenant = $1 AND task_id = $2',
-      values: [tenant, taskId],
-    });
-    return { task: taskFromRow(rows[0] as Record<string, unknown>), changed: open.length > 0 };
+    const task = await taskById(client, tenant, taskId);
+    return { task: task!, changed: open.length > 0 };
   });
 }
 

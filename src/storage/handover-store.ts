@@ -5,6 +5,7 @@ import { endTasks } from './close-tree.ts';
 import type { Outbox } from './notification-store.ts';
 import { transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from './rows.ts';
+import { taskById } from './task-rows.ts';
 import { lockSubtree } from './task-tree.ts';
 import { notifyTasks } from './wake.ts';
 
@@ -24,12 +25,9 @@ export function createHandoverStore(pool: pg.Pool, outbox: Outbox): HandoverStor
           [tenant, taskId, requestId],
         );
         if (done.rows[0] !== undefined) {
-          const { rows } = await client.query('SELECT * FROM tasks WHERE tenant = $1 AND task_id = $2', [
-            tenant,
-            taskId,
-          ]);
+          const task = await taskById(client, tenant, taskId);
           const { closed, ended } = done.rows[0];
-          return { task: taskFromRow(rows[0] as Row), changed: false, closedTasks: closed, endedLeases: ended };
+          return { task: task!, changed: false, closedTasks: closed, endedLeases: ended };
         }
         if (open[0] !== taskId) return undefined;
         const below = open.slice(1);

@@ -44,3 +44,16 @@ export async function taskByRequest(
   const row = rows[0] as Record<string, unknown> | undefined;
   return row && { task: taskFromRow(row), requestDigest: row['request_digest'] as string };
 }
+
+export async function taskById(
+  client: Pick<pg.ClientBase, 'query'> | pg.Pool,
+  tenant: string,
+  taskId: string,
+): Promise<Task | undefined> {
+  const { rows } = await client.query({
+    name: 'get-task',
+    text: 'SELECT * FROM tasks WHERE tenant = $1 AND task_id = $2',
+    values: [tenant, taskId],
+  });
+  return rows[0] && taskFromRow(rows[0] as Record<string, unknown>);
+}

@@ -6,7 +6,7 @@ import type { Instant } from '../domain/time.ts';
 import { atLockEpoch } from './lock-gate.ts';
 import { guarded } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from './rows.ts';
-import { taskByRequest, taskColumns, taskValues } from './task-rows.ts';
+import { taskById, taskByRequest, taskColumns, taskValues } from './task-rows.ts';
 import { closeTree } from './close-tree.ts';
 import { createStatusIndexes } from './status-indexes.ts';
 import { insertBelow, moveDeadline } from './task-tree.ts';
@@ -23,15 +23,7 @@ export function createTaskStore(pool: pg.Pool): TaskStore {
       insertBelow(pool, task, await guarded(() => statusIndex(task.tenant)), events, above, limits),
     byRequest: (tenant, opener, requestId) => guarded(() => taskByRequest(pool, tenant, opener, requestId)),
 
-    get: (tenant, taskId) =>
-      guarded(async () => {
-        const { rows } = await pool.query({
-          name: 'get-task',
-          text: 'SELECT * FROM tasks WHERE tenant = $1 AND task_id = $2',
-          values: [tenant, taskId],
-        });
-        return rows[0] && taskFromRow(rows[0]);
-      }),
+    get: (tenant, taskId) => guarded(() => taskById(pool, tenant, taskId)),
 
     list: (filter) => list(pool, filter),
     tree: (task, page) => listTree(pool, task, page),

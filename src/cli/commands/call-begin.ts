@@ -1,6 +1,5 @@
-import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
-import { argumentsOf, withCall, type CallOptions } from '../call-options.ts';
+import { callRequest, withCall, type CallOptions } from '../call-options.ts';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
 import { identifier } from '../values.ts';
 
@@ -21,18 +20,8 @@ export function callBegin(parent: Command): void {
   withCall(command.argument('<task>', 'task identifier', identifier('tsk')));
   withRequestId(command).action(async (taskId: string, options: RemoteOptions & CallOptions) => {
     const remote = await import('../remote.ts');
-    const args = await argumentsOf(options);
-    const answer = await remote.connect(options).call(remote.ToolCallService.method.beginToolCall, {
-      requestId: options.requestId ?? randomUUID(),
-      taskId,
-      leaseId: options.lease ?? '',
-      tool: options.tool?.tool ?? '',
-      tier: options.tool === undefined ? remote.Tier.UNSPECIFIED : remote.tierValue[options.tool.tier],
-      action: options.action,
-      argumentsDigest: options.argumentsDigest ?? '',
-      aboutCallId: options.about ?? '',
-      ...(args === undefined ? {} : { arguments: args }),
-    });
+    const request = await callRequest(remote, taskId, options);
+    const answer = await remote.connect(options).call(remote.ToolCallService.method.beginToolCall, request);
     if (options.json === true) remote.jsonLine(remote.BeginToolCallResponseSchema, answer);
     else remote.showCall(remote.required(answer.call));
   });

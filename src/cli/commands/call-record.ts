@@ -1,7 +1,6 @@
-import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import {
-  argumentsOf,
+  callRequest,
   effectOf,
   withCall,
   withCallEnd,
@@ -35,19 +34,9 @@ export function callRecord(parent: Command): void {
     .option('--ended <time>', 'when it ended (RFC 3339); without it, now', instant);
   withRequestId(command).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
-    const args = await argumentsOf(options);
+    const call = await callRequest(remote, taskId, options);
     const answer = await remote.connect(options).call(remote.ToolCallService.method.recordToolCall, {
-      call: {
-        requestId: options.requestId ?? randomUUID(),
-        taskId,
-        leaseId: options.lease ?? '',
-        tool: options.tool?.tool ?? '',
-        tier: options.tool === undefined ? remote.Tier.UNSPECIFIED : remote.tierValue[options.tool.tier],
-        action: options.action,
-        argumentsDigest: options.argumentsDigest ?? '',
-        aboutCallId: options.about ?? '',
-        ...(args === undefined ? {} : { arguments: args }),
-      },
+      call,
       outcome: remote.callOutcomes[options.outcome],
       error: options.error ?? '',
       effect: effectOf(options),

@@ -1,6 +1,7 @@
 import { BrokerError } from '../../domain/errors.ts';
 import { bearsMark, idTime, type InstallationMark } from '../../domain/ids.ts';
 import type { HeldAtTarget, TargetInventory } from '../../domain/provider.ts';
+import { within } from '../../domain/within.ts';
 import { withoutSecrets } from './errors.ts';
 import { defaults, type Connection, type Target } from './target.ts';
 
@@ -17,9 +18,9 @@ export function createInventory(
 ): TargetInventory {
   async function ask<T>(name: string, signal: AbortSignal, work: (connection: Connection) => Promise<T>): Promise<T> {
     const target = targetOf(name);
-    const timeout = AbortSignal.timeout(target.config.revokeTimeout ?? defaults.revokeTimeout);
+    const timeout = target.config.revokeTimeout ?? defaults.revokeTimeout;
     try {
-      return await target.revoking.use(AbortSignal.any([signal, timeout]), work);
+      return await within(timeout, (bounded) => target.revoking.use(bounded, work), signal);
     } catch (error) {
       const cause = withoutSecrets(error, [target.config.password]);
       throw new BrokerError('PROVIDER_UNAVAILABLE', `target ${name} cannot be listed: ${cause.message}`, { cause });

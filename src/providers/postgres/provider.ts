@@ -190,14 +190,15 @@ function open(name: string, config: PostgresTarget): Target {
 async function checkTarget(target: string, { config, revoking }: Target, signal: AbortSignal) {
   const name = `provider/postgres/${target}`;
   try {
-    const row = await revoking.use(AbortSignal.any([signal, AbortSignal.timeout(checkTimeout)]), async ({ query }) => {
+    const look = async ({ query }: Connection) => {
       const { rows } = await query(
         `SELECT current_setting('server_version_num')::int AS version, r.rolcreaterole OR r.rolsuper AS creates,
                 pg_is_in_recovery() AS standby
            FROM pg_roles AS r WHERE r.rolname = current_user`,
       );
       return rows[0] as { version: number; creates: boolean; standby: boolean };
-    });
+    };
+    const row = await within(checkTimeout, (bounded) => revoking.use(bounded, look), signal);
     if (row.version < minServerVersion) return { name, ready: false, detail: 'PostgreSQL 16 or later is needed' };
     if (row.standby) return { name, ready: false, detail: 'this is a standby; logins can be made on the primary only' };
     if (!row.creates) return { name, ready: false, detail: "the broker's login there lacks CREATEROLE" };

@@ -1,5 +1,6 @@
 import pg from 'pg';
 import type { Millis } from '../../domain/time.ts';
+import { untilAborted } from '../../domain/within.ts';
 import { sqlstateOf, TargetError } from './errors.ts';
 
 export type SslMode = 'disable' | 'require' | 'verify-ca' | 'verify-full';
@@ -99,6 +100,7 @@ export function openPool(target: PostgresTarget, size: number, statementTimeout:
         (late) => late.release(),
         () => undefined,
       );
+      return outOfTime();
     });
     // Without a listener the loss of a connection that is in use would be an uncaught error.
     const ignore = () => undefined;
@@ -117,7 +119,10 @@ export function openPool(target: PostgresTarget, size: number, statementTimeout:
         const difference = offset;
         return await work({ query: client.query.bind(client), targetTime: (at) => new Date(at + difference) });
       })();
-      return await untilAborted(running, signal, () => void running.catch(() => undefined));
+      return await untilAborted(running, signal, () => {
+        running.catch(() => undefined);
+        return outOfTime();
+      });
     } catch (error) {
       failure = error instanceof Error ? error : new Error(String(error));
       throw error;
@@ -150,23 +155,7 @@ function reusable(client: pg.PoolClient, failure: Error | undefined): boolean {
   return sqlstateOf(failure)?.startsWith('42') === true && client.getTransactionStatus() === 'I';
 }
 
-async function untilAborted<T>(work: Promise<T>, signal: AbortSignal, abandon: () => void): Promise<T> {
-  let onAbort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => {
-      abandon();
-      reject(new TargetError('the call ran out of time'));
-    };
-    if (signal.aborted) onAbort();
-    else signal.addEventListener('abort', onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    if (onAbort !== undefined) signal.removeEventListener('abort', onAbort);
-    aborted.catch(() => undefined);
-  }
-}
+const outOfTime = (): TargetError => new TargetError('the call ran out of time');
 
 /** libpq's modes. `prefer` and `allow` are not among them: they fall back to plaintext without a word. */
 function sslOptions(target: PostgresTarget): pg.PoolConfig['ssl'] {

@@ -2,6 +2,7 @@ import { LRUCache } from 'lru-cache';
 import { BrokerError } from '../../domain/errors.ts';
 import type { Lease, Task } from '../../domain/model.ts';
 import type { DueToken, TaskToken, TaskTokenStore } from '../../domain/task-tokens.ts';
+import { untilAborted } from '../../domain/within.ts';
 import type { Clock, Instant, Millis } from '../../domain/time.ts';
 import { endToken, renewToken } from './accessors.ts';
 import { targetName } from './handle.ts';
@@ -61,7 +62,7 @@ export function createTaskTokens(options: TaskTokensOptions) {
     const key = `${server.name} ${role} ${task.tenant} ${task.taskId}`;
     const present = held.get(key);
     if (present !== undefined) {
-      const token = await orAborted(present, signal);
+      const token = await untilAborted(present, signal, late);
       // A second of slack: Vault counts in seconds.
       if (token.end + 1_000 >= lease.expiresAt) return token;
       // The task was extended beyond this one's end: what was made with it stays until it is settled.
@@ -71,7 +72,7 @@ export function createTaskTokens(options: TaskTokensOptions) {
       }
     }
     // Calls of one task that come together share the making. Whoever gives up does not take it from the others.
-    return await orAborted(held.get(key) ?? begin(key, server, role, task), signal);
+    return await untilAborted(held.get(key) ?? begin(key, server, role, task), signal, late);
   }
 
   function begin(key: string, server: Open, role: string, task: Task): Promise<HeldToken> {
@@ -133,7 +134,7 @@ export function createTaskTokens(options: TaskTokensOptions) {
       const forget = () => void (ending.get(key) === work && ending.delete(key));
       work.then(() => setTimeout(forget, 30_000).unref(), forget);
     }
-    await orAborted(work, signal);
+    await untilAborted(work, signal, late);
   }
 
   /**
@@ -197,17 +198,6 @@ export function createTaskTokens(options: TaskTokensOptions) {
   }
 }
 
-async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () =>
-      reject(new BrokerError('PROVIDER_UNAVAILABLE', 'Vault did not answer in time; retry with the same request_id'));
-    if (signal.aborted) onAbort();
-    else signal.addEventListener('abort', onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    if (onAbort !== undefined) signal.removeEventListener('abort', onAbort);
-  }
+function late(): BrokerError {
+  return new BrokerError('PROVIDER_UNAVAILABLE', 'Vault did not answer in time; retry with the same request_id');
 }
