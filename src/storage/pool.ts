@@ -11,7 +11,12 @@ export interface DatabaseOptions {
 
 /** Every connection has its time-outs: a hung database is an error within seconds, never a hung caller. */
 export function createPool(options: DatabaseOptions): pg.Pool {
-  const pool = new pg.Pool({ ...connectionOptions(options), max: options.poolSize, idleTimeoutMillis: 30_000 });
+  const pool = new pg.Pool({
+    ...connectionOptions(options),
+    max: options.poolSize,
+    idleTimeoutMillis: 30_000,
+    verify: (client, done) => void refuseStandby(client).then(() => done(), done),
+  });
   pool.on('error', options.onError);
   // A connection that breaks between two statements of a transaction has nobody else who listens, and an unheard `error`
   // ends the process. The statement that follows fails with it anyway.
@@ -32,6 +37,16 @@ export function connectionOptions(options: Pick<DatabaseOptions, 'url' | 'ssl'>)
     keepAlive: true,
     options: '-c search_path=leasehold -c timezone=UTC',
   };
+}
+
+/**
+ * During a failover the address of the database may lead to a standby that is not promoted yet, or to the old primary that
+ * came back as one. Reads there are stale and no write is ever possible: such a connection is not kept, so that the next
+ * attempt finds the primary. What was the primary when it was connected to cannot become a standby without a restart.
+ */
+export async function refuseStandby(client: Pick<pg.ClientBase, 'query'>): Promise<void> {
+  const { rows } = await client.query<{ standby: boolean }>('SELECT pg_is_in_recovery() AS standby');
+  if (rows[0]!.standby) throw new Error('the database is a standby: database.url has to lead to the primary');
 }
 
 /** The caller learns that storage failed and what to do; the operator's log gets the cause. */

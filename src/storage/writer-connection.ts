@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { refuseStandby } from './pool.ts';
 
 /**
  * One connection of its own for group commit, made again when it breaks. The statements join a handful of rows with
@@ -50,11 +51,17 @@ export class WriterConnection {
       this.#onError(error);
       this.#drop(client);
     });
-    await client.connect();
-    // The arrays' lengths change nothing about the plan, and planning anew costs more than the statement itself.
-    await client.query(
-      'SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan',
-    );
+    try {
+      await client.connect();
+      await refuseStandby(client);
+      // The arrays' lengths change nothing about the plan, and planning anew costs more than the statement itself.
+      await client.query(
+        'SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan',
+      );
+    } catch (error) {
+      client.end().catch(() => undefined);
+      throw error;
+    }
     return client;
   }
 

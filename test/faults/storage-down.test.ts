@@ -8,6 +8,7 @@ import type { FaultPoint } from '../../src/domain/telemetry.ts';
 import { migrate } from '../../src/storage/migrate.ts';
 import { createEstate, startInProcess, type TestEstate } from '../support/broker.ts';
 import { asSuperuser } from '../support/postgres.ts';
+import { startLoad } from './load.ts';
 import {
   brokerRows,
   callers,
@@ -67,36 +68,6 @@ afterAll(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
-/** Agents that go on asking, whatever they are told, until they are stopped. */
-function startLoad(taskId: string) {
-  const acknowledged: string[] = [];
-  const refused: { requestId: string; reason: string; code: string }[] = [];
-  let stopped = false;
-  const { agent } = callers(estate);
-  const workers = Array.from({ length: 6 }, async () => {
-    while (!stopped) {
-      const requestId = crypto.randomUUID();
-      const call = agent.issueCredential({ requestId, taskId, ...reportsRead });
-      await call.then(
-        ({ credential }) => void acknowledged.push(credential!.lease!.leaseId),
-        async () => {
-          const { reason, code } = await refusalOf(call);
-          refused.push({ requestId, reason, code });
-          await new Promise((resolve) => setTimeout(resolve, 20));
-        },
-      );
-    }
-  });
-  return {
-    acknowledged,
-    refused,
-    stop: async () => {
-      stopped = true;
-      await Promise.all(workers);
-    },
-  };
-}
-
 const readyz = async () => (await fetch(`${estate.httpUrl}/readyz`)).status;
 
 test.for([
@@ -110,7 +81,7 @@ test.for([
     const { agent, orchestrator } = callers(estate);
     const taskId = await openTask(estate);
     const { credential } = await agent.issueCredential({ taskId, ...warehouseRead });
-    const load = startLoad(taskId);
+    const load = startLoad(estate, taskId);
     await eventually(async () => expect(load.acknowledged.length).toBeGreaterThan(50));
 
     await fail();

@@ -12,12 +12,15 @@ export interface TestProxy {
   port: number;
   /** From now on. Connections that lost something under the old mode are cut. */
   mode(next: ProxyMode): Promise<void>;
+  /** New connections go to this port from now on, as when a name or an address moves. */
+  forwardTo(port: number): void;
   close(): Promise<void>;
 }
 
 /** A TCP proxy on loopback, standing for a network that fails. */
 export async function startProxy(host: string, port: number): Promise<TestProxy> {
   let mode: ProxyMode = 'pass';
+  let upstreamPort = port;
   const sockets = new Set<net.Socket>();
   const track = (socket: net.Socket) => {
     sockets.add(socket);
@@ -27,7 +30,7 @@ export async function startProxy(host: string, port: number): Promise<TestProxy>
   const server = net.createServer((client) => {
     track(client);
     if (mode === 'hang') return;
-    const upstream = net.connect({ host, port });
+    const upstream = net.connect({ host, port: upstreamPort });
     track(upstream);
     client.on('data', (chunk) => mode !== 'hang' && upstream.write(chunk));
     upstream.on('data', (chunk) => mode === 'pass' && client.write(chunk));
@@ -57,6 +60,9 @@ export async function startProxy(host: string, port: number): Promise<TestProxy>
       if (next === 'refuse') await close();
       else if (before !== 'pass') cut();
       if (!server.listening && next !== 'refuse') await listen(own);
+    },
+    forwardTo: (next) => {
+      upstreamPort = next;
     },
     close,
   };
