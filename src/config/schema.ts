@@ -42,6 +42,8 @@ function validator(name: SchemaName): ValidateFunction {
   return compiled;
 }
 
+const durationHint = 'write it like 30s, 10m, 1h30m or 7d';
+
 interface DurationBounds {
   minimum: string;
   maximum: string;
@@ -50,7 +52,7 @@ interface DurationBounds {
 function durationFault(bounds: DurationBounds, text: string): { message: string; hint?: string } | undefined {
   const value = parseDuration(text);
   if (value === undefined) {
-    return { message: `${quote(text)} is not a duration`, hint: 'write it like 30s, 10m, 1h30m or 7d' };
+    return { message: `${quote(text)} is not a duration`, hint: durationHint };
   }
   if (value < parseDuration(bounds.minimum)! || value > parseDuration(bounds.maximum)!) {
     return { message: `${formatDuration(value)} is outside ${bounds.minimum} to ${bounds.maximum}` };
@@ -76,7 +78,7 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
   const path = fromPointer(error.instancePath, document.value);
   const schema = (error.parentSchema ?? {}) as Node;
   const params = error.params as Record<string, unknown>;
-  const hint = typeof schema['x-hint'] === 'string' ? schema['x-hint'] : undefined;
+  const hint = typeof schema['x-hint'] === 'string' ? schema['x-hint'] : usualHint(error, schema);
   const make = (message: string, hinted = hint, at = document.at(path), field = path): Issue => ({
     file: document.file,
     ...at,
@@ -102,10 +104,8 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       const key = String(params['missingProperty']);
       const property = ((schema['properties'] ?? {}) as Record<string, Node>)[key];
       const description = property?.['description'];
-      return make(
-        `${quote(key)} is missing`,
-        typeof description === 'string' ? `add ${key}: ${firstSentence(description)}` : undefined,
-      );
+      const what = typeof description === 'string' ? ` ${firstSentence(description)}` : '';
+      return make(`${quote(key)} is missing`, `add ${key}:${what}`);
     }
     case 'oneOf': {
       if (typeof schema['x-message'] === 'string') return make(schema['x-message']);
@@ -125,7 +125,7 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       const given = typeof error.data === 'string' ? error.data : undefined;
       return make(
         `must be one of ${allowed.join(', ')}`,
-        given === undefined ? hint : (hint ?? closeOnly(given, allowed)),
+        (given === undefined ? undefined : closeOnly(given, allowed)) ?? hint,
       );
     }
     case 'const':
@@ -139,13 +139,13 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       const names = (schema['propertyNames'] ?? {}) as Node;
       return make(
         `${quote(String(params['propertyName']))} is not a name: ${String(names['x-message'] ?? 'it has characters that are not allowed')}`,
-        undefined,
+        'rename it',
         document.atKey(where),
         where,
       );
     }
     case 'format':
-      return make(`must be a ${String(params['format'])} such as 2026-12-31`);
+      return make(`must be a ${String(params['format'])} such as 2026-12-31`, 'year, month and day of a real day');
     case 'minItems':
     case 'minProperties':
       return make(
@@ -156,7 +156,7 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       return make(`must have at most ${String(params['limit'])} entries`);
     case 'uniqueItems': {
       const where = [...path, Number(params['i'])];
-      return make('stands in this list twice', undefined, document.at(where), where);
+      return make('stands in this list twice', 'remove one of the two', document.at(where), where);
     }
     case 'minLength':
       return make('must not be empty');
@@ -168,6 +168,37 @@ function toIssue(document: SourceDocument, error: ErrorObject): Issue | undefine
       return make(`must be at most ${String(params['limit'])}`);
     default:
       return make(error.message ?? 'is not valid');
+  }
+}
+
+/** What to do, where the schema has no words of its own for it. */
+function usualHint({ keyword, data }: ErrorObject, schema: Node): string {
+  const { description } = schema;
+  const meaning = typeof description === 'string' ? `it means: ${firstSentence(description)}` : 'mend or remove it';
+  switch (keyword) {
+    case 'type':
+      if ('x-duration' in schema) return durationHint;
+      return ['number', 'boolean'].includes(typeof data) && schema['type'] === 'string' ? 'put it in quotes' : meaning;
+    case 'const':
+      return 'write it so';
+    case 'enum':
+      return 'take one of these';
+    case 'oneOf':
+      return 'say one of them, and only one';
+    case 'pattern':
+      return 'write it in that form';
+    case 'minItems':
+      return 'name what it needs';
+    case 'minProperties':
+    case 'minLength':
+      return 'fill it in, or leave it out';
+    case 'maxItems':
+    case 'maxProperties':
+      return 'split it up';
+    case 'maxLength':
+      return 'shorten it';
+    default:
+      return meaning;
   }
 }
 

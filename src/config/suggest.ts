@@ -14,11 +14,11 @@ export function nearest(word: string, candidates: Iterable<string>): string | un
 }
 
 /** `did you mean "x"?`, or the list of what there is when nothing is close and the list is short. */
-export function suggestion(word: string, candidates: Iterable<string>, what = 'known'): string | undefined {
+export function suggestion(word: string, candidates: Iterable<string>, what = 'known'): string {
   const all = [...candidates];
   const close = nearest(word, all);
   if (close !== undefined) return `did you mean "${close}"?`;
-  if (all.length === 0) return `there are no ${what} ones`;
+  if (all.length === 0) return what === 'known' ? 'there are none' : `there are no ${what}`;
   const shown = all.slice(0, 12).join(', ');
   return all.length > 12 ? `${what}: ${shown}, … (${all.length} in all)` : `${what}: ${shown}`;
 }

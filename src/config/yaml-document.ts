@@ -24,6 +24,16 @@ export interface SourceDocument {
 
 export const maxNesting = 32;
 
+const yamlHints: Partial<Record<string, string>> = {
+  BAD_INDENT: 'close what is open there, and align it with the lines around it',
+  BLOCK_IN_FLOW: 'within [ ] and { } there are no lines that begin with a dash',
+  DUPLICATE_KEY: 'remove one of the two',
+  KEY_OVER_1024_CHARS: 'look for a quote that is not closed',
+  MISSING_CHAR: 'look for a quote or bracket that is not closed',
+  TAB_AS_INDENT: 'indent with spaces',
+  TAG_RESOLVE_FAILED: 'leave the tag (!…) out',
+};
+
 /** Parses a file of one or more YAML documents; all syntax errors at once, each with its place. */
 export function parseYaml(file: string, text: string): { documents: SourceDocument[]; issues: Issue[] } {
   const values = parsePlainYaml(text);
@@ -53,7 +63,16 @@ export function parseAnyYaml(file: string, text: string): { documents: SourceDoc
     const { line, col } = lines.linePos(deep);
     return {
       documents: [],
-      issues: [{ file, line, column: col, path: '', message: `nested too deeply (limit ${maxNesting} levels)` }],
+      issues: [
+        {
+          file,
+          line,
+          column: col,
+          path: '',
+          message: `nested too deeply (limit ${maxNesting} levels)`,
+          hint: 'look for a bracket that is not closed',
+        },
+      ],
     };
   }
 
@@ -73,6 +92,7 @@ export function parseAnyYaml(file: string, text: string): { documents: SourceDoc
         ...position(fault.pos[0]),
         path: '',
         message: `not valid YAML: ${lowerFirst(fault.message)}`,
+        hint: yamlHints[fault.code] ?? 'look at the quotes, brackets and indentation there',
       });
     }
     if (faults.length > 0 || document.contents === null) continue;

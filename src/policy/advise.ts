@@ -21,7 +21,7 @@ interface Placed {
   always: boolean | undefined;
 }
 
-type Warn = (source: SourceDocument, path: FieldPath, message: string, hint?: string) => void;
+type Warn = (source: SourceDocument, path: FieldPath, message: string, hint: string) => void;
 
 /** What is no mistake and yet is unlikely to be meant: rules without effect, grants without takers, reviews that are due. */
 export function advise(sources: readonly SourceDocument[], revision: PolicyRevision, now: Instant): Issue[] {
@@ -32,7 +32,7 @@ export function advise(sources: readonly SourceDocument[], revision: PolicyRevis
       ...source.at(path),
       path: formatPath(path),
       message,
-      ...(hint === undefined ? {} : { hint }),
+      hint,
     });
   const rules = placedRules(sources);
   adviseRules(warn, rules, revision);

@@ -52,7 +52,7 @@ export function checkDocuments(
       ...at,
       path: formatPath(path),
       message: text,
-      ...(hint === undefined ? {} : { hint }),
+      hint,
     });
   const report: Report = (source, path, message, hint) => add(source, source.at(path), path, message, hint);
 
@@ -103,7 +103,7 @@ type Add = (
   at: { line: number; column: number },
   path: FieldPath,
   text: string,
-  hint?: string,
+  hint: string,
 ) => void;
 
 function checkDelegation(

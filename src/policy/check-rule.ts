@@ -97,7 +97,7 @@ function eachName(
   path: FieldPath,
   entries: readonly string[],
   world: World,
-  check: (name: string, fail: (message: string, hint?: string) => void) => void,
+  check: (name: string, fail: (message: string, hint: string) => void) => void,
 ): void {
   entries.forEach((entry, index) => {
     const at = [...path, index];
@@ -215,12 +215,18 @@ function checkArgumentLimit(
       isText ? typeof value !== 'string' : typeof value !== 'number',
     );
     if (wrong >= 0) {
-      report(source, [...path, 'enum', wrong], `is not of type ${type}`, isText ? 'put it in quotes' : undefined);
+      report(
+        source,
+        [...path, 'enum', wrong],
+        `is not of type ${type}`,
+        isText ? 'put it in quotes' : 'write a number, without quotes',
+      );
       return;
     }
   }
   if (limit.minimum !== undefined && limit.maximum !== undefined && limit.minimum > limit.maximum) {
-    report(source, [...path, 'minimum'], `is greater than maximum (${limit.minimum} > ${limit.maximum})`);
+    const message = `is greater than maximum (${limit.minimum} > ${limit.maximum})`;
+    report(source, [...path, 'minimum'], message, 'no number would fit');
   }
 }
 

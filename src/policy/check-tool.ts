@@ -10,7 +10,8 @@ import type { DefaultsDocument, ProviderName, TierSpec, ToolDocument } from './d
 import type { KnownNames } from './known-names.ts';
 import { regexpFault } from './regexp-check.ts';
 
-export type Report = (source: SourceDocument, path: FieldPath, message: string, hint?: string) => void;
+/** Every kind of mistake comes with what to do about it. */
+export type Report = (source: SourceDocument, path: FieldPath, message: string, hint: string) => void;
 
 const providers: Record<string, (options: Readonly<Record<string, unknown>>, path: string) => OptionIssue[]> = {
   jwt: validateJwtTierOptions,
@@ -79,7 +80,12 @@ function checkProvider(
   }
   for (const issue of providers[tier.provider]!(options ?? {}, '')) {
     const steps = [...issue.path.matchAll(/[^.[\]]+/g)].map(([step]) => (/^\d+$/.test(step) ? Number(step) : step));
-    report(source, [...path, tier.provider, ...steps], issue.message);
+    report(
+      source,
+      [...path, tier.provider, ...steps],
+      issue.message,
+      `docs/policies.md lists the options of ${tier.provider}`,
+    );
   }
   if (tier.provider === 'vault') checkVault(report, source, path, tier, options ?? {}, known);
   const target = options?.['target'];
@@ -102,7 +108,7 @@ function checkVault(
   known: KnownNames,
 ): void {
   const fault = vaultTierFault(options, tier.revocation, Object.keys(tier.arguments ?? {}));
-  if (fault !== undefined) report(source, [...path, ...fault.path], fault.message);
+  if (fault !== undefined) report(source, [...path, ...fault.path], fault.message, fault.hint);
   const { server } = options;
   if (typeof server === 'string' && known.knownVaults !== undefined && !known.knownVaults.has(server)) {
     report(
@@ -161,7 +167,7 @@ export function checkOrder(
   const at = (one: typeof min, other: typeof min, names: [string, string], comparison: string) => {
     const stated = one!.level === level ? names[0] : names[1];
     if (one!.level !== level && other!.level !== level) return;
-    report(source, [...path, stated], comparison);
+    report(source, [...path, stated], comparison, 'min ≤ default ≤ max');
   };
   if (min !== undefined && usual !== undefined && min.millis > usual.millis) {
     at(
@@ -202,10 +208,16 @@ function checkArgumentSpecs(report: Report, source: SourceDocument, path: FieldP
           : typeof value !== 'number',
     );
     if (wrong >= 0 && (isText || isNumber)) {
-      report(source, [...at, 'enum', wrong], `is not of type ${spec.type}`, isText ? 'put it in quotes' : undefined);
+      report(
+        source,
+        [...at, 'enum', wrong],
+        `is not of type ${spec.type}`,
+        isText ? 'put it in quotes' : 'write a number, without quotes',
+      );
     }
     if (isNumber && spec.minimum !== undefined && spec.maximum !== undefined && spec.minimum > spec.maximum) {
-      report(source, [...at, 'minimum'], `is greater than maximum (${spec.minimum} > ${spec.maximum})`);
+      const message = `is greater than maximum (${spec.minimum} > ${spec.maximum})`;
+      report(source, [...at, 'minimum'], message, 'no number would fit');
     }
     if (!isText || spec.pattern === undefined) continue;
     // As it will be used; what is no expression by itself must not become one by the brackets.
@@ -214,7 +226,8 @@ function checkArgumentSpecs(report: Report, source: SourceDocument, path: FieldP
       : 'the pattern is not a regular expression';
     if (fault !== undefined) report(source, [...at, 'pattern'], fault, 'enum often does');
     if ((spec.maxLength ?? 0) > maxPatternText) {
-      report(source, [...at, 'maxLength'], `is more than ${maxPatternText}, and the text has a pattern to match`);
+      const message = `is more than ${maxPatternText}, and the text has a pattern to match`;
+      report(source, [...at, 'maxLength'], message, `say at most ${maxPatternText}, or leave the pattern out`);
     }
   }
 }

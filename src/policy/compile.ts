@@ -82,8 +82,8 @@ export function compileSources(
 
 function checkShape(source: SourceDocument): Issue[] {
   const { value } = source;
-  const issue = (path: string, at: { line: number; column: number }, message: string, hint?: string): Issue[] => [
-    { file: source.file, ...at, path, message, ...(hint === undefined ? {} : { hint }) },
+  const issue = (path: string, at: { line: number; column: number }, message: string, hint: string): Issue[] => [
+    { file: source.file, ...at, path, message, hint },
   ];
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     return issue('', source.at([]), 'is not a document', 'it begins with apiVersion, kind, metadata, spec');
@@ -97,7 +97,7 @@ function checkShape(source: SourceDocument): Issue[] {
       'add kind: Agent, Tool, Policy, Definitions, Defaults or PolicyTest',
     );
   if (typeof kind !== 'string' || !Object.hasOwn(kinds, kind)) {
-    const hint = typeof kind === 'string' ? suggestion(kind, Object.keys(kinds), 'kinds') : undefined;
+    const hint = suggestion(String(kind), Object.keys(kinds), 'kinds');
     return issue(
       'kind',
       source.at(['kind']),

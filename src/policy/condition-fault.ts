@@ -2,11 +2,7 @@ import { suggestion } from '../config/suggest.ts';
 import { fieldsOf } from './activation.ts';
 
 /** For a condition or list that nobody defined. */
-export function definitionHint(
-  word: string,
-  names: Iterable<string>,
-  what: 'conditions' | 'lists',
-): string | undefined {
+export function definitionHint(word: string, names: Iterable<string>, what: 'conditions' | 'lists'): string {
   const all = [...names];
   return all.length === 0 ? `define it in a Definitions document, under spec.${what}` : suggestion(word, all, what);
 }
@@ -16,7 +12,7 @@ export interface ConditionFault {
   /** From 0. */
   offset: number;
   message: string;
-  hint?: string;
+  hint: string;
 }
 
 /** Fields of the variables whose fields the documents define. */
@@ -35,17 +31,17 @@ export function unknownField(owner: string, word: string, offset: number, define
     return {
       offset,
       message: `none of the rule's tools takes an argument "${word}"`,
-      ...(hint === undefined ? {} : { hint }),
+      hint,
     };
   }
   if (owner === 'lists') {
     const hint = definitionHint(word, Object.keys(defined?.lists ?? {}), 'lists');
-    return { offset, message: `there is no list "${word}"`, ...(hint === undefined ? {} : { hint }) };
+    return { offset, message: `there is no list "${word}"`, hint };
   }
   const message = `${owner === '' ? 'there' : owner} has no field "${word}"`;
   if (owner === 'task' && word === 'intent') {
     return { offset, message, hint: 'free text never decides; put what decides into task.context' };
   }
   const hint = suggestion(word, Object.keys(fieldsOf(owner) ?? {}), 'fields');
-  return { offset, message, ...(hint === undefined ? {} : { hint }) };
+  return { offset, message, hint };
 }

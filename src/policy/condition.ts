@@ -243,8 +243,7 @@ function explain(
   const offset = error.range?.start ?? 0;
   const word = text.slice(offset, error.range?.end ?? offset);
   const placed = (fault: ConditionFault) => expansion?.place(fault) ?? fault;
-  const fault = (message: string, hint?: string): ConditionFault =>
-    placed({ offset, message, ...(hint === undefined ? {} : { hint }) });
+  const fault = (message: string, hint: string): ConditionFault => placed({ offset, message, hint });
   switch (error.code) {
     case 'unknown_variable':
       return fault(`unknown variable "${word}"`, suggestion(word, variableNames, 'variables'));
@@ -255,7 +254,7 @@ function explain(
     case 'unexpected_character':
       return fault(
         `the condition cannot be read: ${lowerFirst(error.summary)}`,
-        word === '=' ? 'write == to compare' : undefined,
+        word === '=' ? 'write == to compare' : 'conditions are CEL (https://cel.dev)',
       );
     case 'no_such_overload':
     case 'no_matching_overload':
@@ -264,7 +263,12 @@ function explain(
         'labels and context hold text; int("…") makes a number of it',
       );
     default:
-      return fault(`the condition cannot be read: ${lowerFirst(error.summary ?? String(error))}`);
+      return fault(
+        `the condition cannot be read: ${lowerFirst(error.summary ?? String(error))}`,
+        error.code?.includes('limit') === true || /exceed|too (many|deep)/i.test(error.summary ?? '')
+          ? 'split it into several rules, or into named conditions and lists'
+          : 'conditions are CEL (https://cel.dev); look for a missing operand, bracket or quote',
+      );
   }
 }
 

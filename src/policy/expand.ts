@@ -48,15 +48,16 @@ export function expandConditions(
       const body = conditions.get(name);
       if (body === undefined) {
         const hint = definitionHint(name, conditions.keys(), 'conditions');
-        const where = trail.length === 0 ? '' : `condition "${trail.at(-1)}" names "${name}": `;
+        const where = trail.length === 0 ? '' : `in condition "${trail.at(-1)}": `;
         // The name begins after `conditions.`
         const offset = origin ?? expression.indexOf(name, node.start + 'conditions'.length);
-        fault = { offset, message: `${where}there is no condition "${name}"`, ...(hint === undefined ? {} : { hint }) };
+        fault = { offset, message: `${where}there is no condition "${name}"`, hint };
         return;
       }
       if (trail.includes(name)) {
         const circle = [...trail.slice(trail.indexOf(name)), name].join(' → ');
-        fault = { offset: at, message: `condition "${name}" depends on itself: ${circle}` };
+        const hint = 'write out in one of them what it takes from the other';
+        fault = { offset: at, message: `condition "${name}" depends on itself: ${circle}`, hint };
         return;
       }
       copy(node.start);
@@ -70,7 +71,8 @@ export function expandConditions(
   };
   write(source, [], undefined);
   if (fault === undefined && text.length > maxLength) {
-    fault = { offset: 0, message: `the conditions that it names make it longer than ${maxLength} characters` };
+    const message = `the conditions that it names make it longer than ${maxLength} characters`;
+    fault = { offset: 0, message, hint: 'name fewer of them, or shorten them' };
   }
   if (fault !== undefined) return { fault };
   return {

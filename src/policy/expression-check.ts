@@ -36,7 +36,11 @@ export function checkExpression(
   } else if (node.op === 'rcall') {
     const [name, receiver, args] = node.args;
     if (loops.has(name) && ++depth > maxLoopDepth) {
-      return { offset: node.start, message: `${name}() is nested more than ${maxLoopDepth} deep` };
+      return {
+        offset: node.start,
+        message: `${name}() is nested more than ${maxLoopDepth} deep`,
+        hint: 'use a list and "in"',
+      };
     }
     if (name === 'matches' && args[0] !== undefined) fault = patternFault(args[0]);
     if (name === 'zone' && args[0] !== undefined) fault = zoneFault(args[0]);
@@ -107,7 +111,7 @@ function kindFault(method: string, [kind]: readonly ASTNode[]): ConditionFault |
   return {
     offset: kind.start,
     message: `there is no kind of signal "${text}"`,
-    hint: known?.endsWith('?') ? known : `${known}; a kind of your own begins with x_`,
+    hint: known.endsWith('?') ? known : `${known}; a kind of your own begins with x_`,
   };
 }
 
@@ -122,7 +126,7 @@ function environmentFault(node: ASTNode, source: string, { environment }: Names)
   return {
     offset: source.indexOf(name, owner.end),
     message: `the configuration's environment has no "${name}"`,
-    ...(hint === undefined ? {} : { hint }),
+    hint,
   };
 }
 

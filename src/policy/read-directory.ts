@@ -6,6 +6,7 @@ import type { Issue } from '../config/issue.ts';
 import { fsReason } from '../config/secret-source.ts';
 
 const maxFileBytes = 1024 * 1024;
+const readable = 'let the user that runs this read it';
 
 /** What one directory may hold; far above what a large estate needs. */
 export interface DirectoryBounds {
@@ -38,8 +39,8 @@ export interface Listing {
 export async function listPolicyFiles(directory: string, bounds = defaultBounds): Promise<Listing> {
   const files: PolicyFile[] = [];
   const issues: Issue[] = [];
-  const refuse = (file: string, message: string, hint?: string) =>
-    issues.push({ file, line: 1, column: 1, path: '', message, ...(hint === undefined ? {} : { hint }) });
+  const refuse = (file: string, message: string, hint: string) =>
+    issues.push({ file, line: 1, column: 1, path: '', message, hint });
 
   let root: string;
   try {
@@ -52,14 +53,14 @@ export async function listPolicyFiles(directory: string, bounds = defaultBounds)
   let entries = 0;
   const visit = async (folder: string, shown: string, depth: number): Promise<void> => {
     if (depth > bounds.depth) {
-      refuse(shown, `is more than ${bounds.depth} folders deep`);
+      refuse(shown, `is more than ${bounds.depth} folders deep`, 'move its files up');
       return;
     }
     let names;
     try {
       names = await readdir(folder, { withFileTypes: true });
     } catch (error) {
-      refuse(shown, fsReason(error));
+      refuse(shown, fsReason(error), readable);
       return;
     }
     names.sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -77,7 +78,8 @@ export async function listPolicyFiles(directory: string, bounds = defaultBounds)
       try {
         const real = await realpath(place);
         if (!yaml) {
-          if ((await stat(real)).isDirectory()) refuse(file, 'is a link to a folder, which is not followed');
+          if ((await stat(real)).isDirectory())
+            refuse(file, 'is a link to a folder, which is not followed', 'copy the folder here');
           continue;
         }
         if (!real.startsWith(root + path.sep)) {
@@ -85,11 +87,12 @@ export async function listPolicyFiles(directory: string, bounds = defaultBounds)
           continue;
         }
         const about = await stat(real, { bigint: true });
-        if (!about.isFile()) refuse(file, 'is not a file');
-        else if (about.size > BigInt(maxFileBytes)) refuse(file, `is larger than ${maxFileBytes} bytes`);
+        if (!about.isFile()) refuse(file, 'is not a file', 'move it elsewhere');
+        else if (about.size > BigInt(maxFileBytes))
+          refuse(file, `is larger than ${maxFileBytes} bytes`, 'split it into several files');
         else files.push({ file, real, stat: about });
       } catch (error) {
-        refuse(file, fsReason(error));
+        refuse(file, fsReason(error), readable);
       }
     }
   };

@@ -56,13 +56,13 @@ export function checkTests(
   const issues: Issue[] = [];
   const rules = rulesOf(sources).map(({ rule }) => rule);
   for (const source of tests) {
-    const report = (path: FieldPath, message: string, hint?: string) =>
+    const report = (path: FieldPath, message: string, hint: string) =>
       issues.push({
         file: source.file,
         ...source.at(path),
         path: formatPath(path),
         message,
-        ...(hint === undefined ? {} : { hint }),
+        hint,
       });
     (source.value as PolicyTestDocument).spec.cases.forEach((one, index) => {
       const at = ['spec', 'cases', index];
@@ -99,7 +99,7 @@ export function checkTests(
         report(
           [...at, 'request', 'signals', place, 'kind'],
           `there is no kind of signal ${quote(kind)}`,
-          suggestion(kind, Object.keys(knownKinds), 'kinds of signals') ?? 'a kind of your own begins with x_',
+          `${suggestion(kind, Object.keys(knownKinds), 'kinds of signals')}; a kind of your own begins with x_`,
         );
       }
       const { rule } = one.expect;

@@ -121,25 +121,29 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
   [
     'a wrong type',
     'database: { urlEnv: DB, poolSize: ten }',
-    ['6:35: database.poolSize: must be a whole number, not a string'],
+    ['6:35: database.poolSize: must be a whole number, not a string; it means: connections that this broker may hold'],
   ],
-  ['a list instead of a map', 'log: [info]', ['6:1: log: must be a map of fields, not a list']],
-  ['an empty section', 'log:', ['6:1: log: must be a map of fields, not empty']],
+  ['a list instead of a map', 'log: [info]', ['6:1: log: must be a map of fields, not a list; it means: the log']],
+  ['an empty section', 'log:', ['6:1: log: must be a map of fields, not empty; it means: the log']],
   [
     'a bad duration',
     'tasks: { settleBound: 5 minutes }',
     ['6:23: tasks.settleBound: "5 minutes" is not a duration; write it like 30s, 10m, 1h30m or 7d'],
   ],
-  ['a duration out of bounds', 'tasks: { maxTtl: 31d }', ['6:18: tasks.maxTtl: 31d is outside 1s to 30d']],
+  [
+    'a duration out of bounds',
+    'tasks: { maxTtl: 31d }',
+    ['6:18: tasks.maxTtl: 31d is outside 1s to 30d; it means: longest life of a task'],
+  ],
   [
     'a number out of bounds',
     'server: { limits: { maxMessageBytes: 1 } }',
-    ['6:38: server.limits.maxMessageBytes: must be at least 1024'],
+    ['6:38: server.limits.maxMessageBytes: must be at least 1024; it means: largest request, in bytes'],
   ],
   [
     'a number above its bound',
     'database: { urlEnv: DB, poolSize: 501 }',
-    ['6:35: database.poolSize: must be at most 500'],
+    ['6:35: database.poolSize: must be at most 500; it means: connections that this broker may hold'],
   ],
   [
     'a password in the file',
@@ -178,7 +182,11 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
       '6:21: database.urlEnv: must be the name of an environment variable; the secret itself stays outside of this file',
     ],
   ],
-  ['no source of a secret', 'database: { poolSize: 3 }', ['6:1: database: needs exactly one of url, urlFile, urlEnv']],
+  [
+    'no source of a secret',
+    'database: { poolSize: 3 }',
+    ['6:1: database: needs exactly one of url, urlFile, urlEnv; say one of them, and only one'],
+  ],
   [
     'plaintext beyond loopback',
     'server: { grpc: { listen: 0.0.0.0:7443 } }',
@@ -254,13 +262,13 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
     'the agent role, which policy gives',
     'access: [{ workloads: ["spiffe://acme.test/o"], roles: [agent] }]',
     [
-      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver, signal_source',
+      '6:57: access[0].roles[0]: must be one of orchestrator, resource_server, operator, auditor, approver, signal_source; take one of these',
     ],
   ],
   [
     'a role twice',
     'access: [{ workloads: ["spiffe://acme.test/o"], roles: [operator, operator] }]',
-    ['6:67: access[0].roles[1]: stands in this list twice'],
+    ['6:67: access[0].roles[1]: stands in this list twice; remove one of the two'],
   ],
   [
     'a pattern that covers part of a segment',
@@ -286,7 +294,7 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
   [
     'an empty list',
     'access: [{ workloads: [], roles: [operator] }]',
-    ['6:12: access[0].workloads: must have at least 1 entry'],
+    ['6:12: access[0].workloads: must have at least 1 entry; name what it needs'],
   ],
   [
     'a group of a trust domain that is not configured',
@@ -303,12 +311,14 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
   [
     'a webhook without a secret, and one whose secret stands in the file',
     'approvals: { webhooks: [{ name: chat, url: "https://chat.acme.test/" }] }',
-    ['6:25: approvals.webhooks[0]: needs exactly one of secretFile, secretEnv'],
+    ['6:25: approvals.webhooks[0]: needs exactly one of secretFile, secretEnv; say one of them, and only one'],
   ],
   [
     'a target that cannot be named',
     'targets: { Ware_house: { kind: postgres, host: h, database: d, user: u, passwordEnv: P } }',
-    ['6:12: targets.Ware_house: "Ware_house" is not a name: a lower-case letter, then at most 62 of a-z, 0-9 and "-"'],
+    [
+      '6:12: targets.Ware_house: "Ware_house" is not a name: a lower-case letter, then at most 62 of a-z, 0-9 and "-"; rename it',
+    ],
   ],
   [
     'an unknown kind of target',
@@ -320,14 +330,24 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
     'targets: { w: { kind: postgres, host: h, database: d, user: u, passwordEnv: P, sslmode: disable, caFile: c } }',
     ['6:106: targets.w.caFile: has no effect with sslmode disable; use sslmode verify-full'],
   ],
-  ['an empty text', 'database: { urlFile: "" }', ['6:22: database.urlFile: must not be empty']],
-  ['a key twice', 'log: {}\nlog: {}', ['7:1: not valid YAML: map keys must be unique']],
+  [
+    'an empty text',
+    'database: { urlFile: "" }',
+    ['6:22: database.urlFile: must not be empty; fill it in, or leave it out'],
+  ],
+  ['a key twice', 'log: {}\nlog: {}', ['7:1: not valid YAML: map keys must be unique; remove one of the two']],
   [
     'YAML that is none',
     'log: level: info',
-    ['6:6: not valid YAML: nested mappings are not allowed in compact mappings'],
+    [
+      '6:6: not valid YAML: nested mappings are not allowed in compact mappings; look at the quotes, brackets and indentation there',
+    ],
   ],
-  ['a tag', 'log: !!js/function "f"', ['6:6: not valid YAML: unresolved tag: tag:yaml.org,2002:js/function']],
+  [
+    'a tag',
+    'log: !!js/function "f"',
+    ['6:6: not valid YAML: unresolved tag: tag:yaml.org,2002:js/function; leave the tag (!…) out'],
+  ],
   ['a second document', '---\nkind: Config', ['7:1: holds a second document; keep one']],
 ];
 
@@ -337,8 +357,8 @@ describe('a configuration with a mistake', () => {
   });
 
   test.each([
-    ['a wrong version', 'v1', 'v2', ['1:13: apiVersion: must be "leasehold.dev/v1"']],
-    ['a wrong kind', 'kind: Config', 'kind: Policy', ['2:7: kind: must be "Config"']],
+    ['a wrong version', 'v1', 'v2', ['1:13: apiVersion: must be "leasehold.dev/v1"; write it so']],
+    ['a wrong kind', 'kind: Config', 'kind: Policy', ['2:7: kind: must be "Config"; write it so']],
     [
       'no issuer',
       '{ issuer: https://broker.acme.test }',
@@ -384,7 +404,7 @@ describe('a configuration with a mistake', () => {
       'two bundles',
       'file: bundle.json',
       'file: bundle.json, url: https://x.test',
-      ['4:50: attestation.trustDomains[0].bundle: needs exactly one of file, url'],
+      ['4:50: attestation.trustDomains[0].bundle: needs exactly one of file, url; say one of them, and only one'],
     ],
     [
       'a bundle over http',
@@ -402,7 +422,7 @@ describe('a configuration with a mistake', () => {
       'too much skew',
       'attestation: {',
       'attestation: { clockSkew: 61s,',
-      ['4:27: attestation.clockSkew: 1m1s is outside 0s to 60s'],
+      ['4:27: attestation.clockSkew: 1m1s is outside 0s to 60s; it means: tolerance for clocks that differ'],
     ],
     [
       'a trust domain twice',
@@ -434,7 +454,9 @@ describe('a configuration with a mistake', () => {
     [
       'a claim without values',
       'workload: "{sub}", requiredClaims: { a: [] }',
-      ['6:3: attestation.oidc[0].requiredClaims.a: must be a value or a list of at least one value'],
+      [
+        '6:3: attestation.oidc[0].requiredClaims.a: must be a value or a list of at least one value; say one of them, and only one',
+      ],
     ],
   ] as [string, string, string[]][])('is refused for %s of an OIDC issuer', (_what, fields, expected) => {
     const text = minimal.replace(
@@ -473,7 +495,7 @@ describe('a file that is no configuration', () => {
     ['nothing', '', '1:1: holds no document'],
     ['only comments', '# soon\n', '1:1: holds no document'],
     ['too much', `# ${'x'.repeat(300_000)}`, '1:1: is larger than 262144 bytes'],
-    ['text', 'hello', '1:1: must be a map of fields, not a string'],
+    ['text', 'hello', '1:1: must be a map of fields, not a string; it means: how one broker runs'],
   ])('is refused when it holds %s', (_what, text, expected) => {
     expect(complaints(text)).toEqual([expected]);
   });
@@ -484,7 +506,9 @@ describe('a file that is no configuration', () => {
     ['maps', Array.from({ length: 400 }, (_, depth) => `${' '.repeat(depth)}a:`).join('\n')],
   ])('is refused, and the process lives, when %s are nested without end', (_what, text) => {
     expect(complaints(text)).toHaveLength(1);
-    expect(complaints(text)[0]).toMatch(/: nested too deeply \(limit 32 levels\)$/);
+    expect(complaints(text)[0]).toMatch(
+      /: nested too deeply \(limit 32 levels\); look for a bracket that is not closed$/,
+    );
   });
 
   test('is refused when its aliases multiply', () => {

@@ -38,7 +38,7 @@ describe('a suggestion', () => {
   test('is not made up when nothing is near', () => {
     expect(nearest('colour', ['level', 'format'])).toBeUndefined();
     expect(suggestion('colour', ['level', 'format'], 'fields')).toBe('fields: level, format');
-    expect(suggestion('x', [], 'targets')).toBe('there are no targets ones');
+    expect(suggestion('x', [], 'targets')).toBe('there are no targets');
   });
 
   test('does not list without end', () => {

@@ -277,8 +277,8 @@ ${body}`;
       'a circle',
       '  conditions:\n    a: conditions.b\n    b: conditions.a',
       [
-        'd.yaml:6:8: spec.conditions.a: condition "b" depends on itself: b → a → b',
-        'd.yaml:7:8: spec.conditions.b: condition "a" depends on itself: a → b → a',
+        'd.yaml:6:8: spec.conditions.a: condition "b" depends on itself: b → a → b; write out in one of them what it takes from the other',
+        'd.yaml:7:8: spec.conditions.b: condition "a" depends on itself: a → b → a; write out in one of them what it takes from the other',
       ],
     ],
     [

@@ -51,7 +51,7 @@ describe('a rule with a mistake (fault 20)', () => {
       'an unknown effect',
       'effect: allow',
       'effect: permit',
-      '10:15: spec.rules[0].effect: must be one of allow, deny, require_approval',
+      '10:15: spec.rules[0].effect: must be one of allow, deny, require_approval; take one of these',
     ],
     [
       'a star beside names',
@@ -75,9 +75,14 @@ describe('a rule with a mistake (fault 20)', () => {
       'a name that is none',
       'name: r',
       'name: R one',
-      '6:13: spec.rules[0].name: must be a name: lower-case letters, digits, ".", "_" and "-", at most 63, starting and ending with a letter or digit',
+      '6:13: spec.rules[0].name: must be a name: lower-case letters, digits, ".", "_" and "-", at most 63, starting and ending with a letter or digit; write it in that form',
     ],
-    ['no agents', 'agents: [analyst]', 'agents: []', '7:7: spec.rules[0].agents: must have at least 1 entry'],
+    [
+      'no agents',
+      'agents: [analyst]',
+      'agents: []',
+      '7:7: spec.rules[0].agents: must have at least 1 entry; name what it needs',
+    ],
   ])('is refused for %s', async (_what, from, to, expected) => {
     const text = ruleYaml('').replace(from, to);
     expect(await complaints({ ...right, 'p.yaml': text })).toEqual([`p.yaml:${expected}`]);
@@ -97,7 +102,7 @@ describe('a rule with a mistake (fault 20)', () => {
     [
       'a bad duration',
       '      obligations: { ttl: 5 }',
-      '11:27: spec.rules[0].obligations.ttl: must be a string, not a number',
+      '11:27: spec.rules[0].obligations.ttl: must be a string, not a number; write it like 30s, 10m, 1h30m or 7d',
     ],
     [
       'a life below the tier’s minimum',
@@ -107,10 +112,18 @@ describe('a rule with a mistake (fault 20)', () => {
     [
       'renewals below none',
       '      obligations: { renewal: { max: -1 } }',
-      '11:38: spec.rules[0].obligations.renewal.max: must be at least 0',
+      '11:38: spec.rules[0].obligations.renewal.max: must be at least 0; it means: how often a credential may be renewed',
     ],
-    ['empty obligations', '      obligations: {}', '11:7: spec.rules[0].obligations: must have at least 1 entry'],
-    ['a condition that is not text', '      when: true', '11:13: spec.rules[0].when: must be a string, not a boolean'],
+    [
+      'empty obligations',
+      '      obligations: {}',
+      '11:7: spec.rules[0].obligations: must have at least 1 entry; fill it in, or leave it out',
+    ],
+    [
+      'a condition that is not text',
+      '      when: true',
+      '11:13: spec.rules[0].when: must be a string, not a boolean; put it in quotes',
+    ],
   ])('is refused for %s', async (_what, fields, expected) => {
     expect(await complaints({ ...right, 'p.yaml': ruleYaml(fields) })).toEqual([`p.yaml:${expected}`]);
   });
@@ -196,7 +209,12 @@ describe('a condition with a mistake (fault 20)', () => {
       '11:18',
       'the condition cannot be read: unexpected character: =; write == to compare',
     ],
-    ['an end in the middle', 'tier ==', '11:20', 'the condition cannot be read: unexpected token: EOF'],
+    [
+      'an end in the middle',
+      'tier ==',
+      '11:20',
+      'the condition cannot be read: unexpected token: EOF; conditions are CEL (https://cel.dev); look for a missing operand, bracket or quote',
+    ],
     ['dyn()', 'dyn(task).intent == "x"', '11:13', 'dyn() hides mistakes from the check; leave it out'],
     [
       'a regular expression that is none',
@@ -220,7 +238,7 @@ describe('a condition with a mistake (fault 20)', () => {
       'loops within loops within loops',
       "'[1].all(a, [1].all(b, [1].all(c, a == c)))'",
       '11:36',
-      'all() is nested more than 2 deep',
+      'all() is nested more than 2 deep; use a list and "in"',
     ],
     ['a list without end', `tier in [${Array(300).fill('"x"').join(',')}]`, undefined, undefined],
     ['brackets without end', `${'('.repeat(100)}true${')'.repeat(100)}`, undefined, undefined],
@@ -254,19 +272,19 @@ describe('a tool with a mistake (fault 20)', () => {
       'an unknown kind of revocation',
       'revocation: immediate',
       'revocation: instant',
-      '9:19: spec.tiers.read.revocation: must be one of immediate, bounded, none',
+      '9:19: spec.tiers.read.revocation: must be one of immediate, bounded, none; take one of these',
     ],
     [
       'a minimum above the default',
       'min: 1m, default: 5m, max: 1h',
       'min: 6m, default: 5m, max: 1h',
-      '10:19: spec.tiers.read.ttl.min: is longer than default (6m > 5m)',
+      '10:19: spec.tiers.read.ttl.min: is longer than default (6m > 5m); min ≤ default ≤ max',
     ],
     [
       'a default above the maximum',
       'min: 1m, default: 5m, max: 1h',
       'min: 1m, default: 2h, max: 1h',
-      '10:32: spec.tiers.read.ttl.default: is longer than max (2h > 1h)',
+      '10:32: spec.tiers.read.ttl.default: is longer than max (2h > 1h); min ≤ default ≤ max',
     ],
     [
       'no maximum',
@@ -341,7 +359,7 @@ describe('a document with a mistake (fault 20)', () => {
       agentYaml.replace('Agent', 'Agnet'),
       '2:7: kind: must be one of Agent, Tool, Policy, Definitions, Defaults, PolicyTest; did you mean "Agent"?',
     ],
-    ['another version', agentYaml.replace('/v1', '/v9'), '1:13: apiVersion: must be "leasehold.dev/v1"'],
+    ['another version', agentYaml.replace('/v1', '/v9'), '1:13: apiVersion: must be "leasehold.dev/v1"; write it so'],
     [
       'no owner',
       agentYaml.replace(', owner: data@acme.test', ''),
@@ -350,7 +368,7 @@ describe('a document with a mistake (fault 20)', () => {
     [
       'a date that is none',
       agentYaml.replace('owner:', 'reviewBy: 2026-13-01, owner:'),
-      '3:38: metadata.reviewBy: must be a date such as 2026-12-31',
+      '3:38: metadata.reviewBy: must be a date such as 2026-12-31; year, month and day of a real day',
     ],
     [
       'a label that is not text',
@@ -360,7 +378,7 @@ describe('a document with a mistake (fault 20)', () => {
     [
       'a label that cannot be named',
       agentYaml.replace('owner:', 'labels: { __proto__: x }, owner:'),
-      '3:38: metadata.labels.__proto__: "__proto__" is not a name: lower-case letters, digits, ".", "_" and "-", at most 63, starting with a letter',
+      '3:38: metadata.labels.__proto__: "__proto__" is not a name: lower-case letters, digits, ".", "_" and "-", at most 63, starting with a letter; rename it',
     ],
     [
       'a pattern of part of a segment',
@@ -368,7 +386,11 @@ describe('a document with a mistake (fault 20)', () => {
       '4:21: spec.workloads[0]: "spiffe://acme.test/agent/ana*" is not a workload or a pattern of workloads; write spiffe://<trust domain>/<path>, or end it in /* to cover everything below',
     ],
     ['text instead of a document', 'hello', '1:1: is not a document; it begins with apiVersion, kind, metadata, spec'],
-    ['YAML that is none', 'a: b: c', '1:4: not valid YAML: nested mappings are not allowed in compact mappings'],
+    [
+      'YAML that is none',
+      'a: b: c',
+      '1:4: not valid YAML: nested mappings are not allowed in compact mappings; look at the quotes, brackets and indentation there',
+    ],
   ])('is refused for %s', async (_what, text, expected) => {
     expect(await complaints({ 'a.yaml': text })).toEqual([`a.yaml:${expected}`]);
   });
@@ -433,7 +455,7 @@ describe('a policy directory', () => {
     symlinkSync(path.join(elsewhere, 'sub'), path.join(folder, 'folder'));
     symlinkSync(path.join(elsewhere, 'sub'), path.join(folder, 'folder.yaml'));
     expect(await issues(folder)).toEqual([
-      './folder:1:1: is a link to a folder, which is not followed',
+      './folder:1:1: is a link to a folder, which is not followed; copy the folder here',
       './folder.yaml:1:1: is a link that leads out of the policy directory; copy the file here',
       './linked.yaml:1:1: is a link that leads out of the policy directory; copy the file here',
     ]);
@@ -454,8 +476,8 @@ describe('a policy directory', () => {
     fill(folder, { 'big.yaml': `# ${'x'.repeat(1024 * 1024)}`, 'a.yaml': agentYaml });
     mkdirSync(path.join(folder, '1/2/3/4/5/6/7/8/9'), { recursive: true });
     expect(await issues(folder)).toEqual([
-      './1/2/3/4/5/6/7/8/9:1:1: is more than 8 folders deep',
-      './big.yaml:1:1: is larger than 1048576 bytes',
+      './1/2/3/4/5/6/7/8/9:1:1: is more than 8 folders deep; move its files up',
+      './big.yaml:1:1: is larger than 1048576 bytes; split it into several files',
     ]);
   });
 

@@ -5,6 +5,7 @@ import { nothingYet } from '../../src/domain/facts.ts';
 import type { Tier } from '../../src/domain/model.ts';
 import type { DecisionInput, RenewalContext } from '../../src/domain/policy.ts';
 import type { RuleSpec } from '../../src/policy/documents.ts';
+import type { KnownNames } from '../../src/policy/known-names.ts';
 import { loadPolicyDirectory } from '../../src/policy/load-policy.ts';
 import { temporaryFolder } from '../config/support.ts';
 
@@ -55,11 +56,17 @@ export function fill(folder: string, files: Record<string, string>): void {
 export const knownTargets = new Set(['warehouse']);
 
 /** The complaints about a directory of these files, as `file:line:column: field: what; hint`. */
-export async function complaints(files: Record<string, string>): Promise<string[]> {
+export async function complaints(
+  files: Record<string, string>,
+  known: KnownNames = { knownTargets },
+): Promise<string[]> {
   const folder = temporaryFolder();
   fill(folder, files);
-  const result = await loadPolicyDirectory(folder, { knownTargets });
-  return result.ok ? [] : result.issues.map((issue) => formatIssue(issue).replaceAll(`${folder}/`, ''));
+  const result = await loadPolicyDirectory(folder, known);
+  if (result.ok) return [];
+  // Whatever is wrong, a person is told what to do about it.
+  for (const issue of result.issues) if (issue.hint === undefined) throw new Error(`no hint: ${formatIssue(issue)}`);
+  return result.issues.map((issue) => formatIssue(issue).replaceAll(`${folder}/`, ''));
 }
 
 export function agent(name: string, more: Record<string, unknown> = {}) {

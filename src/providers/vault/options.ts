@@ -62,11 +62,10 @@ export function vaultTierFault(
   options: Readonly<Record<string, unknown>>,
   revocation: string,
   declared: readonly string[],
-): { path: string[]; message: string } | undefined {
+): { path: string[]; message: string; hint: string } | undefined {
   if (options['leaseless'] === true && revocation === 'immediate') {
-    const message =
-      'is immediate, but Vault keeps no lease of this secret and cannot take it back: say bounded or none';
-    return { path: ['revocation'], message };
+    const message = 'is immediate, but Vault keeps no lease of this secret and cannot take it back';
+    return { path: ['revocation'], message, hint: 'say bounded or none' };
   }
   for (const [parameter, text] of Object.entries((options['parameters'] ?? {}) as object)) {
     const missing = argumentsIn(text).find((name) => !declared.includes(name));
@@ -74,6 +73,7 @@ export function vaultTierFault(
     return {
       path: ['vault', 'parameters', parameter],
       message: `uses args.${missing}, and the tier declares no such argument`,
+      hint: declared.length === 0 ? 'declare it under arguments' : `it declares ${declared.join(', ')}`,
     };
   }
   return undefined;
