@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import type { TenantBoundsOf } from './api/chain/tenant-share.ts';
 import { createJwtSvidAttestor } from './attestors/jwt-svid/attestor.ts';
 import { fileBundle } from './attestors/jwt-svid/file-bundle.ts';
 import { httpsBundle } from './attestors/jwt-svid/https-bundle.ts';
@@ -111,21 +112,37 @@ export function componentOwners({
   ]);
 }
 
-/** Whose notices go where: the endpoints are the default tenant's, and hear of nobody else's approvals. */
-export function webhooksOf(config: Config): (tenant: string) => readonly string[] {
-  const names = config.approvals.webhooks.map(({ name }) => name);
-  return (tenant) => (tenant === defaultTenant ? names : []);
+/**
+ * The name under which messages to an endpoint wait. That of another tenant's endpoint is one that no endpoint of the default
+ * tenant can have, so that a release which knows only those leaves its messages alone.
+ */
+const endpointName = (tenant: string, hook: string) => (tenant === defaultTenant ? hook : `${tenant}/${hook}`);
+
+/** Whose notices go where: to the tenant's own endpoints, and nowhere else. */
+export function webhooksOf({ tenants }: Config): (tenant: string) => readonly string[] {
+  const names = new Map(
+    tenants.map(({ name, webhooks }) => [name, webhooks.map((hook) => endpointName(name, hook.name))]),
+  );
+  return (tenant) => names.get(tenant) ?? [];
 }
 
-export function webhookEndpoints(config: Config) {
-  return config.approvals.webhooks.map((hook) => ({
-    name: hook.name,
-    url: hook.url,
-    secrets: () =>
-      [hook.secret, ...(hook.previousSecret === undefined ? [] : [hook.previousSecret])].map(readWebhookSecret),
-    timeoutMs: hook.timeout,
-    ca: hook.caFile === undefined ? undefined : readFileSync(hook.caFile, 'utf8'),
-  }));
+export function webhookEndpoints({ tenants }: Config) {
+  return tenants.flatMap(({ name, webhooks }) =>
+    webhooks.map((hook) => ({
+      name: endpointName(name, hook.name),
+      url: hook.url,
+      secrets: () =>
+        [hook.secret, ...(hook.previousSecret === undefined ? [] : [hook.previousSecret])].map(readWebhookSecret),
+      timeoutMs: hook.timeout,
+      ca: hook.caFile === undefined ? undefined : readFileSync(hook.caFile, 'utf8'),
+    })),
+  );
+}
+
+/** Where there is one tenant, nobody else could be starved. */
+export function tenantBounds({ tenants }: Config): TenantBoundsOf {
+  const bounds = new Map(tenants.length === 1 ? [] : tenants.map(({ name, limits }) => [name, limits]));
+  return (tenant) => bounds.get(tenant);
 }
 
 export function postgresTargets(targets: Readonly<Record<string, TargetConfig>>) {

@@ -66,6 +66,7 @@ import {
   installationMark,
   postgresTargets,
   sealingKey,
+  tenantBounds,
   vaultServers,
   webhookEndpoints,
   webhooksOf,
@@ -394,7 +395,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       random: Math.random,
       emit,
     });
-    const messages = worker('notify', 1_000, () => messenger.tick());
+    const messages = messenger.rounds.map((round) => worker('notify', 1_000, round));
+    const kickMessenger = () => messages.forEach((loop) => loop.kick());
     const approvals = createApprovals({
       clock,
       newId,
@@ -408,7 +410,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       wake: storage.wake,
       sleep,
       admit: () => monitor.admit(),
-      kickMessenger: () => messages.kick(),
+      kickMessenger,
       emit,
     });
     const handOver = createHandover({
@@ -420,7 +422,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       cache,
       locks: lockGuard,
       kickSettler: () => settling.kick(),
-      kickMessenger: () => messages.kick(),
+      kickMessenger,
       admit: () => monitor.admit(),
       emit,
     });
@@ -501,7 +503,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       const all = [
         monitor.status(),
         { name: 'policy', ...running.get(tenant)!.status() },
-        locks.status(),
+        locks.status(tenant),
         signingKeys(tenant),
         ...attestation.status(),
         ...transmitters.status(clock.now()),
@@ -519,6 +521,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         streamsPerCaller: config.server.limits.maxStreams,
         maxDeadlineMs: config.server.limits.maxDeadline,
         defaultDeadlineMs: config.server.limits.defaultDeadline,
+        perTenant: tenantBounds(config),
       },
       services: [
         taskService(tasks, handOver, randomUUID),
@@ -554,7 +557,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       authenticate: async (token) => callerOf(await attestation.attest(token)),
       clock,
       ready: () => {
-        const parts = [monitor.status(), ...policy.tenants.map((tenant) => signingKeys(tenant))];
+        // Asked by anybody: how many tenants there are is not told.
+        const keys = policy.tenants.map((tenant) => signingKeys(tenant));
+        const parts = [monitor.status(), keys.find(({ ready }) => !ready) ?? keys[0]!];
         return { ready: parts.every((part) => part.ready), components: parts };
       },
       routes: [

@@ -6,6 +6,7 @@ import { readConfig } from './load-config.ts';
 import type { LoadConfigOptions } from './load-config.ts';
 import { formatPath } from './schema.ts';
 import { fileProblem, readSealingKey, readWebhookSecret } from './secret-source.ts';
+import { defaultTenant } from './tenant.ts';
 import type { FieldPath, SourceDocument } from './yaml-document.ts';
 import type { PolicyRevision } from '../domain/policy.ts';
 import type { KnownNames } from '../policy/check-documents.ts';
@@ -85,7 +86,7 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
     file(['server', name, 'tls', 'certFile'], config.server[name].tls?.certFile);
     file(['server', name, 'tls', 'keyFile'], config.server[name].tls?.keyFile);
   }
-  const { database, keys, attestation, targets, vault, approvals } = config;
+  const { database, keys, attestation, targets, vault, tenants } = config;
   if (database !== undefined) {
     if (database.url.source !== 'inline') secret(written(['database'], 'url'), () => database.url.read());
     file(['database', 'caFile'], database.caFile);
@@ -118,12 +119,16 @@ function fileIssues(config: Config, document: SourceDocument): Issue[] {
       secret(written(at, 'secretId'), () => login.secretId.read());
     }
   }
-  approvals.webhooks.forEach((hook, index) => {
-    const path = ['approvals', 'webhooks', index];
-    secret(written(path, 'secret'), () => readWebhookSecret(hook.secret));
-    const { previousSecret } = hook;
-    if (previousSecret !== undefined) secret(written(path, 'previousSecret'), () => readWebhookSecret(previousSecret));
-    file([...path, 'caFile'], hook.caFile);
-  });
+  for (const { name, webhooks } of tenants) {
+    const section = name === defaultTenant ? ['approvals'] : ['tenants', name];
+    webhooks.forEach((hook, index) => {
+      const path = [...section, 'webhooks', index];
+      secret(written(path, 'secret'), () => readWebhookSecret(hook.secret));
+      const { previousSecret } = hook;
+      if (previousSecret !== undefined)
+        secret(written(path, 'previousSecret'), () => readWebhookSecret(previousSecret));
+      file([...path, 'caFile'], hook.caFile);
+    });
+  }
   return issues;
 }

@@ -2,7 +2,7 @@ import { compileWorkloadTemplate } from '../attestors/oidc/workload-template.ts'
 import { parseDuration } from './duration.ts';
 import type { Issue } from './issue.ts';
 import { isLoopback, splitListen } from './listen.ts';
-import type { RawConfig, RawDoor, RawPolicySource, RawTransmitter } from './raw-config.ts';
+import type { RawConfig, RawDoor, RawPolicySource, RawTenantLimits, RawTransmitter, RawWebhook } from './raw-config.ts';
 import { formatPath, quote } from './schema.ts';
 import { defaultTenant } from './tenant.ts';
 import { vaultLoginFaults } from './vault-config.ts';
@@ -50,12 +50,18 @@ export function checkConfigRules(document: SourceDocument, shape: readonly Issue
   if (sound('tenants')) {
     checkTenants(report, config, domains, (section) => (sound(section) ? Object.keys(config[section]) : undefined));
   }
+  if (sound('tenants') && sound('server', 'limits')) {
+    for (const [name, { limits }] of Object.entries(config.tenants)) {
+      if (limits.burst === undefined && limits.callsPerSecond === undefined) continue;
+      checkTenantLimits(report, ['tenants', name, 'limits'], config.server.limits.perTenant, limits);
+    }
+  }
   if (sound('attestation') && sound('tenants')) checkTenantNames(report, config, sound('signals'));
   if (sound('policy')) checkPolicySource(report, ['policy'], config.policy);
   if (sound('tasks')) order(report, config.tasks, ['tasks'], 'defaultTtl', 'maxTtl');
   if (sound('approvals')) {
     checkGroups(report, ['approvals', 'groups'], config.approvals.groups, domains(defaultTenant));
-    checkWebhooks(report, config);
+    checkWebhooks(report, ['approvals', 'webhooks'], config.approvals.webhooks);
   }
   if (sound('signals')) checkTransmitters(report, config.signals.transmitters);
   if (sound('targets')) checkTargets(report, config);
@@ -101,6 +107,7 @@ function checkTenants(
     checkPolicySource(report, [...path, 'policy'], tenant.policy);
     checkAccess(report, [...path, 'access'], tenant.access, domains(name));
     checkGroups(report, [...path, 'groups'], tenant.groups, domains(name));
+    checkWebhooks(report, [...path, 'webhooks'], tenant.webhooks);
     for (const section of ['targets', 'vault'] as const) {
       tenant[section].forEach((one, index) => {
         const key = `${section} ${one}`;
@@ -162,6 +169,24 @@ function checkLimits(report: Report, { server: { limits } }: RawConfig): void {
   if (limits.burst < limits.callsPerSecond) {
     report(['server', 'limits', 'burst'], 'is smaller than callsPerSecond, which could then never be reached');
   }
+  checkTenantLimits(report, ['server', 'limits', 'perTenant'], limits.perTenant, {});
+}
+
+function checkTenantLimits(
+  report: Report,
+  path: FieldPath,
+  common: RawTenantLimits,
+  own: Partial<RawTenantLimits>,
+): void {
+  const { burst, callsPerSecond } = { ...common, ...own };
+  if (burst >= callsPerSecond) return;
+  const field = own.callsPerSecond === undefined || own.burst !== undefined ? 'burst' : 'callsPerSecond';
+  report(
+    [...path, field],
+    field === 'burst'
+      ? 'is smaller than callsPerSecond, which could then never be reached'
+      : `is larger than burst (${burst}), and could then never be reached`,
+  );
 }
 
 function checkDoor(report: Report, path: FieldPath, door: RawDoor): void {
@@ -255,10 +280,10 @@ function checkGroups(report: Report, path: FieldPath, groups: Record<string, str
   }
 }
 
-function checkWebhooks(report: Report, { approvals }: RawConfig): void {
+function checkWebhooks(report: Report, section: FieldPath, webhooks: readonly RawWebhook[]): void {
   const names = new Set<string>();
-  approvals.webhooks.forEach((hook, index) => {
-    const path = ['approvals', 'webhooks', index];
+  webhooks.forEach((hook, index) => {
+    const path = [...section, index];
     if (names.has(hook.name)) report([...path, 'name'], `${quote(hook.name)} is configured twice`);
     names.add(hook.name);
     checkUrl(report, [...path, 'url'], hook.url, { loopbackHttp: true, query: true });

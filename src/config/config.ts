@@ -51,6 +51,17 @@ export interface TenantConfig {
   /** Names of the targets and of the Vault servers that its tools may use. */
   targets: readonly string[];
   vault: readonly string[];
+  /** Told of its approvals and of nobody else's. */
+  webhooks: readonly WebhookConfig[];
+  /** On all its workloads together, on each replica. */
+  limits: TenantLimitsConfig;
+}
+
+export interface TenantLimitsConfig {
+  callsPerSecond: number;
+  burst: number;
+  maxInFlight: number;
+  maxStreams: number;
 }
 
 export interface DoorConfig {
@@ -166,7 +177,6 @@ export interface ApprovalsConfig {
   maxPending: number;
   /** Most requests of one agent in an hour. */
   requestsPerHour: number;
-  webhooks: readonly WebhookConfig[];
 }
 
 export interface SignalsConfig {

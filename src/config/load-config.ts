@@ -1,13 +1,13 @@
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
-import type { Config, DoorConfig, PolicySourceConfig, TargetConfig } from './config.ts';
+import type { Config, DoorConfig, PolicySourceConfig, TargetConfig, WebhookConfig } from './config.ts';
 import { checkConfigRules } from './config-rules.ts';
 import { parseDuration } from './duration.ts';
 import { deepFreeze } from './freeze.ts';
 import { ConfigError } from './issue.ts';
 import type { Issue } from './issue.ts';
 import { splitListen } from './listen.ts';
-import type { RawConfig, RawDoor, RawPolicySource, RawTarget } from './raw-config.ts';
+import type { RawConfig, RawDoor, RawPolicySource, RawTarget, RawWebhook } from './raw-config.ts';
 import { defaultTenant, tenantPath } from './tenant.ts';
 import { vaultConfig, type FileNames } from './vault-config.ts';
 import { validateShape } from './schema.ts';
@@ -96,11 +96,24 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
   const files: FileNames = { resolve, optional, secret };
   const policySource = ({ source, directory }: RawPolicySource): PolicySourceConfig =>
     source === 'database' ? { source } : { source, directory: resolve(directory!) };
+  const webhooks = (section: string, hooks: readonly RawWebhook[]): WebhookConfig[] =>
+    hooks.map((hook) => {
+      const field = `${section}.webhooks.${hook.name}`;
+      return {
+        name: hook.name,
+        url: hook.url,
+        secret: secret(`${field}.secret`, hook.secretFile, hook.secretEnv)!,
+        previousSecret: secret(`${field}.previousSecret`, hook.previousSecretFile, hook.previousSecretEnv),
+        timeout: millis(hook.timeout),
+        caFile: optional(hook.caFile),
+      };
+    });
   const tenants = Object.entries(raw.tenants);
   /** What no other tenant has is the default one's. */
   const left = (section: 'targets' | 'vault') =>
     Object.keys(raw[section]).filter((name) => !tenants.some(([, tenant]) => tenant[section].includes(name)));
   const { server, database, keys, attestation, tasks, approvals } = raw;
+  const { perTenant, ...limits } = server.limits;
 
   return {
     file: path.resolve(file),
@@ -109,9 +122,9 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
       grpc: door(server.grpc),
       http: { ...door(server.http), corsOrigins: server.http.corsOrigins },
       limits: {
-        ...server.limits,
-        maxDeadline: millis(server.limits.maxDeadline),
-        defaultDeadline: millis(server.limits.defaultDeadline),
+        ...limits,
+        maxDeadline: millis(limits.maxDeadline),
+        defaultDeadline: millis(limits.defaultDeadline),
       },
       shutdownGrace: millis(server.shutdownGrace),
     },
@@ -166,6 +179,8 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         groups: approvals.groups,
         targets: left('targets'),
         vault: left('vault'),
+        webhooks: webhooks('approvals', approvals.webhooks),
+        limits: perTenant,
       },
       ...tenants.map(([name, tenant]) => ({
         name,
@@ -175,6 +190,8 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
         groups: tenant.groups,
         targets: tenant.targets,
         vault: tenant.vault,
+        webhooks: webhooks(`tenants.${name}`, tenant.webhooks),
+        limits: { ...perTenant, ...tenant.limits },
       })),
     ],
     environment: { ...raw.environment },
@@ -188,18 +205,6 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
     approvals: {
       maxPending: approvals.maxPending,
       requestsPerHour: approvals.requestsPerHour,
-      webhooks: approvals.webhooks.map((hook) => ({
-        name: hook.name,
-        url: hook.url,
-        secret: secret(`approvals.webhooks.${hook.name}.secret`, hook.secretFile, hook.secretEnv)!,
-        previousSecret: secret(
-          `approvals.webhooks.${hook.name}.previousSecret`,
-          hook.previousSecretFile,
-          hook.previousSecretEnv,
-        ),
-        timeout: millis(hook.timeout),
-        caFile: optional(hook.caFile),
-      })),
     },
     calls: { ...raw.calls },
     signals: {

@@ -13,6 +13,7 @@ export interface RawConfig {
       maxStreams: number;
       maxDeadline: string;
       defaultDeadline: string;
+      perTenant: RawTenantLimits;
     };
     shutdownGrace: string;
   };
@@ -62,6 +63,8 @@ export interface RawConfig {
       groups: Record<string, string[]>;
       targets: string[];
       vault: string[];
+      webhooks: RawWebhook[];
+      limits: Partial<RawTenantLimits>;
     }
   >;
   environment: Record<string, string>;
@@ -71,16 +74,7 @@ export interface RawConfig {
     groups: Record<string, string[]>;
     maxPending: number;
     requestsPerHour: number;
-    webhooks: {
-      name: string;
-      url: string;
-      secretFile?: string;
-      secretEnv?: string;
-      previousSecretFile?: string;
-      previousSecretEnv?: string;
-      timeout: string;
-      caFile?: string;
-    }[];
+    webhooks: RawWebhook[];
   };
   calls: { maxPerTask: number };
   signals: {
@@ -95,6 +89,24 @@ export interface RawConfig {
   targets: Record<string, RawTarget>;
   vault: Record<string, RawVault>;
   log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'json' | 'text' };
+}
+
+export interface RawTenantLimits {
+  callsPerSecond: number;
+  burst: number;
+  maxInFlight: number;
+  maxStreams: number;
+}
+
+export interface RawWebhook {
+  name: string;
+  url: string;
+  secretFile?: string;
+  secretEnv?: string;
+  previousSecretFile?: string;
+  previousSecretEnv?: string;
+  timeout: string;
+  caFile?: string;
 }
 
 export interface RawPolicySource {

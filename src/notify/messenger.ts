@@ -26,11 +26,8 @@ const keepFor: Millis = 7 * 24 * 3_600_000;
  */
 export function createMessenger({ clock, store, endpoints, random, emit }: MessengerOptions) {
   return {
-    /** One round; true when there may be more. Endpoints do not wait for each other. */
-    tick: async (): Promise<boolean> => {
-      const full = await Promise.all(endpoints.map((endpoint) => round(endpoint)));
-      return full.some(Boolean);
-    },
+    /** One for each endpoint, to be run apart: one that is slow is waited for by nobody else. True when there may be more. */
+    rounds: endpoints.map((endpoint) => () => round(endpoint)),
     forget: async (): Promise<void> => void (await store.forget(clock.now() - keepFor)),
   };
 

@@ -54,6 +54,7 @@ export const defaultLimits: DoorLimits = {
   maxInFlight: 10_000,
   maxStreams: 10_000,
   streamStallMs: 30_000,
+  perTenant: () => undefined,
 };
 
 /** The broker cannot start as it is configured; the message says what to change. */

@@ -309,6 +309,16 @@ const mistakes: [what: string, text: string, complaints: string[]][] = [
     ['6:44: approvals.webhooks[0].url: is not an https URL; http is allowed on loopback only'],
   ],
   [
+    'a webhook of a tenant that stands twice',
+    'tenants: { acme: { policy: { source: database }, webhooks: [{ name: chat, url: "https://chat.acme.test/", secretEnv: S }, { name: chat, url: "https://chat.acme.test/", secretEnv: S }] } }',
+    ['6:131: tenants.acme.webhooks[1].name: "chat" is configured twice'],
+  ],
+  [
+    'bounds of a tenant that cannot be reached',
+    'tenants: { acme: { policy: { source: database }, limits: { callsPerSecond: 5000 } } }',
+    ['6:76: tenants.acme.limits.callsPerSecond: is larger than burst (4000), and could then never be reached'],
+  ],
+  [
     'a webhook without a secret, and one whose secret stands in the file',
     'approvals: { webhooks: [{ name: chat, url: "https://chat.acme.test/" }] }',
     ['6:25: approvals.webhooks[0]: needs exactly one of secretFile, secretEnv; say one of them, and only one'],

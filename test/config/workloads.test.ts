@@ -75,6 +75,8 @@ describe('roles', () => {
     groups: {},
     targets: [],
     vault: [],
+    webhooks: [],
+    limits: { callsPerSecond: 1, burst: 1, maxInFlight: 1, maxStreams: 1 },
     access: [
       { workloads: ['spiffe://acme.test/o/*'], roles: ['orchestrator'] },
       { workloads: ['spiffe://acme.test/o/boss', 'spiffe://acme.test/x'], roles: ['operator', 'auditor'] },

@@ -8,7 +8,7 @@ import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import type { DoorsOptions } from '../../src/server/doors.ts';
 import { patientStream, trivialServices } from './support-doors-services.ts';
 import type { TestDoors } from './support-doors.ts';
-import { grpcClient, metadata, post, reasonOf, startDoors, token } from './support-doors.ts';
+import { authenticate, grpcClient, metadata, post, reasonOf, startDoors, token } from './support-doors.ts';
 
 const cleanups: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -63,6 +63,83 @@ describe('rate and load', () => {
     expect(tooMany).toMatchObject({ failure: { code: 8, reason: 'RATE_LIMITED' } });
     release();
     expect(await pending).toHaveProperty('answer');
+  });
+});
+
+describe('the bounds of a tenant', () => {
+  // Attestation as always, with a tenant before the token: `acme/role-agent`.
+  const ofTenants: Partial<DoorsOptions> = {
+    authenticate: async (presented) => {
+      const [tenant, rest] = presented.split('/') as [string, string];
+      return { ...(await authenticate(rest)), tenant };
+    },
+  };
+  const as = (caller: string) => metadata(`Bearer ${caller}`);
+  const bounded = { callsPerSecond: 1_000, burst: 1_000, maxInFlight: 1_000, maxStreams: 1_000 };
+  const perTenant =
+    (bounds: Partial<typeof bounded>) =>
+    (tenant: string): typeof bounded | undefined =>
+      tenant === 'acme' ? { ...bounded, ...bounds } : bounded;
+  const limited = (bound: string) => ({
+    failure: { code: 8, reason: 'RATE_LIMITED', message: expect.stringContaining(`perTenant.${bound}`) as string },
+  });
+  const { getTask: get, watchTask: watch } = TaskService.method;
+
+  test('are on the rate of all its workloads together, and another tenant does not feel it', async () => {
+    const { grpc } = await open({ ...ofTenants, limits: { perTenant: perTenant({ callsPerSecond: 0.1, burst: 3 }) } });
+    for (const one of ['acme/role-agent', 'acme/role-orchestrator', 'acme/role-agent']) {
+      expect(await grpc.call(get, {}, as(one))).toHaveProperty('answer');
+    }
+    const refused = await grpc.call(get, {}, as('acme/all-roles'));
+    expect(refused).toMatchObject(limited('callsPerSecond'));
+    expect((refused as { failure: { retryMs: number } }).failure.retryMs).toBeGreaterThan(5_000);
+    expect(await grpc.call(get, {}, as('default/all-roles'))).toHaveProperty('answer');
+  });
+
+  test('are on what it has in work, and a call that ends in whatever way makes room for the next', async () => {
+    const waiting: (() => void)[] = [];
+    const { grpc } = await open({
+      ...ofTenants,
+      limits: { perTenant: perTenant({ maxInFlight: 2, maxStreams: 1 }) },
+      services: trivialServices({
+        watchTask: patientStream(() => undefined),
+        getTask: async (_request, { caller }) => {
+          if (caller.tenant === 'acme') await new Promise<void>((resolve) => waiting.push(resolve));
+          return {};
+        },
+      }),
+    });
+    const first = grpc.call(get, {}, as('acme/role-agent'));
+    const late = grpc.call(get, {}, as('acme/role-orchestrator'), 300);
+    await expect.poll(() => waiting.length).toBe(2);
+    expect(await grpc.call(get, {}, as('acme/all-roles'))).toMatchObject(limited('maxInFlight'));
+    expect(await grpc.call(get, {}, as('default/all-roles'))).toHaveProperty('answer');
+    // One runs out of time, its handler still at work; the other is answered.
+    expect(await late).toHaveProperty('failure');
+    waiting[0]!();
+    expect(await first).toHaveProperty('answer');
+    const [third, fourth] = [grpc.call(get, {}, as('acme/role-agent')), grpc.call(get, {}, as('acme/role-agent'))];
+    await expect.poll(() => waiting.length).toBe(4);
+    for (const release of waiting) release();
+    expect(await third).toHaveProperty('answer');
+    expect(await fourth).toHaveProperty('answer');
+
+    const stream = grpc.stream(watch, {}, as('acme/role-agent'));
+    stream.on('error', () => undefined);
+    await once(stream, 'data');
+    expect(await grpc.raw(watch, new Uint8Array(), as('acme/role-orchestrator'))).toMatchObject(limited('maxStreams'));
+    stream.cancel();
+    await expect
+      .poll(async () => {
+        const again = grpc.stream(watch, {}, as('acme/role-orchestrator'));
+        const opened = await Promise.race([
+          once(again, 'data').then(() => true),
+          once(again, 'error').then(() => false),
+        ]);
+        again.on('error', () => undefined).cancel();
+        return opened;
+      })
+      .toBe(true);
   });
 });
 

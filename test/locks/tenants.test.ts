@@ -21,7 +21,7 @@ beforeAll(async () => {
   locks = createLocks({
     clock: { now: () => Date.now() },
     newId,
-    policy: { current: () => revision } as unknown as PolicySource,
+    policy: { current: () => revision, tenants: ['default', 'acme'] } as unknown as PolicySource,
     store: storage.locks,
     watch,
     tasks: storage.tasks,
@@ -75,6 +75,26 @@ test('those who run the broker lock another tenant, which sees that it is locked
   await expect(locks.lift(acme, placed.lockId, 'x')).rejects.toMatchObject({ reason: 'ROLE_REQUIRED' });
   expect(await listed(home)).toMatchObject([{ lockId: placed.lockId, placedBy: home.workload }]);
   await locks.lift(home, placed.lockId, 'over');
+});
+
+test('a tenant that is not configured cannot be locked, and others are not told which are', async () => {
+  await expect(create(home, { kind: 'tenant', tenant: 'acmee' })).rejects.toMatchObject({
+    reason: 'NAME_UNKNOWN',
+    message: expect.stringContaining('default, acme') as string,
+  });
+  const answers = await Promise.all(
+    ['acmee', 'default'].map((tenant) =>
+      create(acme, { kind: 'tenant', tenant }).catch((error: Error) => error.message),
+    ),
+  );
+  expect(answers[0]).toBe(answers[1]);
+});
+
+test('the status counts what is locked of the tenant that asks', async () => {
+  const { lockId } = await create(home, { kind: 'agent', agent: 'analyst' });
+  expect(locks.status('default').detail).toMatch(/^1 in force/);
+  expect(locks.status('acme').detail).toBe('none in force');
+  await locks.lift(home, lockId, 'over');
 });
 
 test('a lock on everything is on every tenant', async () => {

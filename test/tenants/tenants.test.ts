@@ -1,92 +1,31 @@
-import { cp, mkdir, readFile, writeFile } from 'node:fs/promises';
-import path from 'node:path';
 import { createLocalJWKSet, decodeJwt, jwtVerify, type JSONWebKeySet } from 'jose';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parse, stringify } from 'yaml';
-import { openDevTrustDomain, type DevTrustDomain } from '../../src/dev/trust-domain.ts';
 import { AdminService } from '../../src/gen/leasehold/v1/admin_service_pb.js';
-import { ApprovalService } from '../../src/gen/leasehold/v1/approval_service_pb.js';
 import { AuditService } from '../../src/gen/leasehold/v1/audit_service_pb.js';
 import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { PolicyService } from '../../src/gen/leasehold/v1/policy_service_pb.js';
 import { RevocationService } from '../../src/gen/leasehold/v1/revocation_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
-import { startInProcess } from '../support/broker.ts';
-import {
-  clientWith,
-  held,
-  parties,
-  prepareEstate,
-  refusal,
-  reportsRead,
-  sql,
-  tokenOf,
-  warehouseRead,
-} from '../e2e/support.ts';
+import { clientWith, held, refusal, reportsRead, sql, tokenOf, warehouseRead } from '../e2e/support.ts';
 import type { Parties } from '../e2e/support.ts';
 import type { TestEstate } from '../support/broker.ts';
+import { domain, serveTwoTenants, type TwoTenants } from './support.ts';
 
-/*
- * Two tenants on one broker: `default`, which is the estate as all tests have it, and `acme`, with a trust domain, a policy
- * and people of its own. Agents and tools have the same names in both.
- */
-const domain = 'acme.leasehold.test';
+let two: TwoTenants;
 let estate: TestEstate;
-let stop: () => Promise<void>;
 let ours: Parties;
-let acme: DevTrustDomain;
-
-async function acmeToken(workload: string): Promise<string> {
-  return await acme.mint({ workload: `spiffe://${domain}/${workload}`, audience: 'leasehold', ttl: 3_600_000 });
-}
-
 beforeAll(async () => {
-  estate = await prepareEstate('tenants');
-  acme = await openDevTrustDomain(path.join(estate.dir, 'acme-trust-domain'), domain);
-  const policyDir = path.join(estate.dir, 'acme-policy');
-  await mkdir(policyDir);
-  for (const file of ['agents.yaml', 'analyst.yaml', 'tools.yaml']) {
-    await cp(path.join(estate.policyDir, file), path.join(policyDir, file));
-    const text = await readFile(path.join(policyDir, file), 'utf8');
-    await writeFile(path.join(policyDir, file), text.replaceAll('dev.leasehold.test', domain));
-  }
-  // Its warehouse is not this tenant's: its tools have no database login.
-  const tools = await readFile(path.join(policyDir, 'tools.yaml'), 'utf8');
-  await writeFile(path.join(policyDir, 'tools.yaml'), tools.slice(0, tools.indexOf('\n---\n')));
-  const rules = await readFile(path.join(policyDir, 'analyst.yaml'), 'utf8');
-  await writeFile(
-    path.join(policyDir, 'analyst.yaml'),
-    rules.slice(0, rules.indexOf('    # `task.context`')).replace('tools: [reports, warehouse]', 'tools: [reports]'),
-  );
-  const config = parse(await readFile(estate.configFile, 'utf8')) as {
-    attestation: { trustDomains: object[] };
-    tenants?: object;
-  };
-  config.attestation.trustDomains.push({ name: domain, tenant: 'acme', bundle: { file: acme.bundlePath } });
-  const roles = ['orchestrator', 'operator', 'auditor', 'approver', 'resource_server'];
-  config.tenants = {
-    acme: {
-      policy: { directory: policyDir },
-      access: roles.map((role) => ({ workloads: [`spiffe://${domain}/${role}`], roles: [role] })),
-    },
-  };
-  await writeFile(estate.configFile, stringify(config));
-  const broker = await startInProcess(estate);
-  ours = parties(estate);
-  stop = async () => {
-    await broker.stop(500);
-    await estate.remove();
-  };
+  two = await serveTwoTenants('tenants');
+  ({ estate, ours } = two);
 });
-afterAll(() => stop?.());
+afterAll(() => two?.stop());
 
 const theirs = async () => ({
-  tasks: clientWith(TaskService, estate.httpPort, await acmeToken('orchestrator')),
-  agent: clientWith(CredentialService, estate.httpPort, await acmeToken('agent/analyst')),
-  admin: clientWith(AdminService, estate.httpPort, await acmeToken('operator')),
-  policy: clientWith(PolicyService, estate.httpPort, await acmeToken('operator')),
-  audit: clientWith(AuditService, estate.httpPort, await acmeToken('auditor')),
-  approvals: clientWith(ApprovalService, estate.httpPort, await acmeToken('approver')),
+  tasks: await two.acme(TaskService, 'orchestrator'),
+  agent: await two.acme(CredentialService, 'agent/analyst'),
+  admin: await two.acme(AdminService, 'operator'),
+  policy: await two.acme(PolicyService, 'operator'),
+  audit: await two.acme(AuditService, 'auditor'),
 });
 
 const opened = async (tasks: Parties['tasks'], tools = [reportsRead]) =>
@@ -158,10 +97,10 @@ describe('two tenants on one broker', () => {
   });
 
   test('have roles among their own only, also where the pattern of one names a workload of the other', async () => {
-    const stranger = clientWith(TaskService, estate.httpPort, await acmeToken('agent/analyst'));
+    const stranger = clientWith(TaskService, estate.httpPort, await two.acmeToken('agent/analyst'));
     const call = stranger.openTask({ intent: 'x', agent: 'analyst', tools: [reportsRead] });
     expect(['ROLE_REQUIRED', 'FIELD_INVALID']).toContain((await refusal(call)).reason);
-    const operator = clientWith(AdminService, estate.httpPort, await acmeToken('tool/reports'));
+    const operator = clientWith(AdminService, estate.httpPort, await two.acmeToken('tool/reports'));
     expect((await refusal(operator.getStatus({}))).reason).toBe('ROLE_REQUIRED');
   });
 
@@ -188,7 +127,7 @@ describe('two tenants on one broker', () => {
     expect(list(foreign).idx).toBeLessThan(count!['n'] as number);
     expect(list(mine).idx).toBeLessThan(1_000);
 
-    const feed = clientWith(RevocationService, estate.httpPort, await acmeToken('resource_server'));
+    const feed = clientWith(RevocationService, estate.httpPort, await two.acmeToken('resource_server'));
     const seen: string[] = [];
     const reading = new AbortController();
     const read = (async () => {

@@ -21,10 +21,12 @@ import type { RateLimits } from './rate.ts';
 import { rate } from './rate.ts';
 import { createReport } from './report.ts';
 import { request } from './request.ts';
+import { tenantShare, type TenantBoundsOf } from './tenant-share.ts';
 
 export interface ChainLimits extends DeadlineLimits, RateLimits, LoadLimits {
   /** A stream whose reader takes no message for this long is cut off. */
   streamStallMs: number;
+  perTenant: TenantBoundsOf;
 }
 
 export interface ChainOptions {
@@ -71,6 +73,7 @@ export function createChain({ services, authenticate, clock, limits, observabili
     deadline(limits, clock, refuse),
     identity(authenticate),
     rate(limits, () => performance.now()),
+    tenantShare(limits.perTenant, () => performance.now()),
     access,
     streamsPerCaller(load, limits.streamsPerCaller),
     request,
@@ -86,8 +89,15 @@ export function createChain({ services, authenticate, clock, limits, observabili
     if (!exchange.settle(ending)) return false;
     load.unary.delete(exchange);
     load.streams.delete(exchange);
+    leave(exchange);
     report.ended(exchange, ending, performance.now() - exchange.startedAt);
     return true;
+  }
+
+  function leave({ share, incoming }: Exchange): void {
+    if (share === undefined) return;
+    if (incoming.method.kind === 'unary') share.unary -= 1;
+    else share.streams -= 1;
   }
 
   function refuse(exchange: Exchange, error: BrokerError): void {

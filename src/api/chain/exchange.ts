@@ -4,6 +4,7 @@ import type { BrokerError } from '../../domain/errors.ts';
 import type { Instant } from '../../domain/time.ts';
 import type { Call } from '../call.ts';
 import type { Method } from './describe.ts';
+import type { TenantShare } from './tenant-share.ts';
 
 /** What a door does for one call. */
 export interface Door {
@@ -50,6 +51,8 @@ export class Exchange implements Call {
   request: Message | undefined = undefined;
   timer: NodeJS.Timeout | undefined = undefined;
   ending: Ending | undefined = undefined;
+  /** Where this call is counted until its end. */
+  share: TenantShare | undefined = undefined;
   /** Set while the chain waits for the next message of a stream, or for the door to take one. */
   #interrupt: ((reason: Error) => void) | undefined = undefined;
   #abort: AbortController | undefined = undefined;

@@ -55,7 +55,7 @@ export function streamsPerCaller(load: Load, max: number): Interceptor {
     if (kind === 'unary') return next;
     return (exchange) => {
       let held = 0;
-      for (const other of load.streams) if (other.caller.workload === exchange.caller.workload) held += 1;
+      for (const other of load.streams) if (sameCaller(other, exchange)) held += 1;
       if (held > max) {
         throw new BrokerError('RATE_LIMITED', `This workload holds ${max} streams already. Close one first.`, {
           retryAfterMs: 1_000,
@@ -64,4 +64,8 @@ export function streamsPerCaller(load: Load, max: number): Interceptor {
       return next(exchange);
     };
   };
+}
+
+function sameCaller({ caller: a }: Exchange, { caller: b }: Exchange): boolean {
+  return a.workload === b.workload && a.tenant === b.tenant;
 }

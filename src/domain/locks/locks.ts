@@ -146,10 +146,9 @@ export function createLocks(options: LocksOptions) {
       return { ...page, items: page.items.map((lock) => asSeenBy(caller, lock)) };
     },
 
-    /** For operators: what is locked at present. */
-    status: () => {
-      const { locks } = watch.current();
-      // No names: a status is not one tenant's.
+    /** For the tenant's operators: what of it is locked at present. */
+    status: (tenant: string) => {
+      const locks = watch.current().locks.filter((lock) => lock.tenant === tenant || lock.tenant === everyTenant);
       const kinds = [...new Set(locks.map(({ scope }) => scope.kind))].join(', ');
       const detail = locks.length === 0 ? 'none in force' : `${locks.length} in force (${kinds}): leasehold lock list`;
       return { name: 'locks', ready: true, detail };
@@ -215,6 +214,13 @@ export function createLocks(options: LocksOptions) {
       }
       case 'tenant':
         if (wanted.tenant !== tenant) broad(caller);
+        if (!policy.tenants.includes(wanted.tenant)) {
+          throw new BrokerError(
+            'NAME_UNKNOWN',
+            `scope.tenant: there is no tenant ${wanted.tenant}: use one of ${policy.tenants.join(', ')}`,
+            { violations: [{ field: 'scope.tenant', description: 'is not configured' }] },
+          );
+        }
         return { tenant: wanted.tenant, scope: { kind: 'tenant' } };
       case 'all':
         broad(caller);

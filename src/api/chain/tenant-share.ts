@@ -1,0 +1,80 @@
+import { BrokerError } from '../../domain/errors.ts';
+import type { Interceptor } from './interceptor.ts';
+
+/** What all workloads of one tenant may do together on one replica. */
+export interface TenantBounds {
+  /** Calls per second for long. */
+  callsPerSecond: number;
+  /** Calls at once after a pause. */
+  burst: number;
+  /** Unary calls in work at once. */
+  maxInFlight: number;
+  /** Streams open at once. */
+  maxStreams: number;
+}
+
+/** A tenant without bounds is not bounded: where there is only one, nobody else could be starved. */
+export type TenantBoundsOf = (tenant: string) => TenantBounds | undefined;
+
+/** What one tenant has in work now. Every call that was counted leaves it exactly once, at its end. */
+export interface TenantShare {
+  unary: number;
+  streams: number;
+}
+
+interface Counted extends TenantShare {
+  readonly bounds: TenantBounds;
+  tokens: number;
+  filledAt: number;
+}
+
+/**
+ * So that one tenant, with however many workloads, cannot take all that the door lets through. Behind the bound of the
+ * workload: calls that are refused there take nothing of their tenant's. Memory of this replica and nothing else.
+ */
+export function tenantShare(boundsOf: TenantBoundsOf, now: () => number): Interceptor {
+  // As many as tenants are configured: attestation names no others.
+  const shares = new Map<string, Counted | undefined>();
+  const shareOf = (tenant: string): Counted | undefined => {
+    const bounds = boundsOf(tenant);
+    const share = bounds && { bounds, unary: 0, streams: 0, tokens: bounds.burst, filledAt: now() };
+    shares.set(tenant, share);
+    return share;
+  };
+  return ({ kind }, next) => {
+    const held = kind === 'unary' ? 'unary' : 'streams';
+    return (exchange) => {
+      const { tenant } = exchange.caller;
+      const share = shares.get(tenant) ?? (shares.has(tenant) ? undefined : shareOf(tenant));
+      // A call that has ended meanwhile would never leave again.
+      if (share === undefined || exchange.ending !== undefined) return next(exchange);
+      const { bounds } = share;
+      if (held === 'unary' ? share.unary >= bounds.maxInFlight : share.streams >= bounds.maxStreams) {
+        throw held === 'unary'
+          ? refused('maxInFlight', `has ${bounds.maxInFlight} calls in work`, 200)
+          : refused('maxStreams', `holds ${bounds.maxStreams} streams`, 1_000);
+      }
+      const perMs = bounds.callsPerSecond / 1_000;
+      const at = now();
+      share.tokens = Math.min(bounds.burst, share.tokens + (at - share.filledAt) * perMs);
+      share.filledAt = at;
+      if (share.tokens < 1) {
+        const wait = (1 - share.tokens) / perMs;
+        throw refused('callsPerSecond', `makes more than ${bounds.callsPerSecond} calls per second`, wait);
+      }
+      share.tokens -= 1;
+      share[held] += 1;
+      exchange.share = share;
+      return next(exchange);
+    };
+  };
+}
+
+function refused(bound: keyof TenantBounds, what: string, retryAfterMs: number): BrokerError {
+  return new BrokerError(
+    'RATE_LIMITED',
+    `All workloads of this tenant together are bounded (perTenant.${bound}): it ${what} on this replica. ` +
+      'Wait as long as RetryInfo says, then retry.',
+    { retryAfterMs, metadata: { bound: `perTenant.${bound}` } },
+  );
+}
