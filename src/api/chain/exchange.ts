@@ -4,7 +4,6 @@ import type { BrokerError } from '../../domain/errors.ts';
 import type { Instant } from '../../domain/time.ts';
 import type { Call } from '../call.ts';
 import type { Method } from './describe.ts';
-import type { TenantShare } from './tenant-share.ts';
 
 /** What a door does for one call. */
 export interface Door {
@@ -27,6 +26,12 @@ export interface Incoming {
   traceparent: string | undefined;
   /** The request, still to be parsed where the door can wait with that until the caller is known. */
   decode: () => Message;
+}
+
+/** What one tenant has in work now. Every call that was counted leaves it exactly once, at its end. */
+export interface TenantShare {
+  unary: number;
+  streams: number;
 }
 
 /** How a call ended: refused, or 'cancelled' by its caller, or well. */

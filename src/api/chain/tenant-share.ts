@@ -1,4 +1,5 @@
 import { BrokerError } from '../../domain/errors.ts';
+import type { TenantShare } from './exchange.ts';
 import type { Interceptor } from './interceptor.ts';
 
 /** What all workloads of one tenant may do together on one replica. */
@@ -15,12 +16,6 @@ export interface TenantBounds {
 
 /** A tenant without bounds is not bounded: where there is only one, nobody else could be starved. */
 export type TenantBoundsOf = (tenant: string) => TenantBounds | undefined;
-
-/** What one tenant has in work now. Every call that was counted leaves it exactly once, at its end. */
-export interface TenantShare {
-  unary: number;
-  streams: number;
-}
 
 interface Counted extends TenantShare {
   readonly bounds: TenantBounds;
