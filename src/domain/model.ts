@@ -120,7 +120,11 @@ export interface Abandonment {
 
 /** One task of a tree, and what became of its own leases. */
 export interface TaskNode {
-  task: Task;
+  /** What a tree shows of a task: there may be a thousand in one answer. */
+  task: Pick<
+    Task,
+    'taskId' | 'parentTaskId' | 'agent' | 'agentWorkload' | 'opener' | 'state' | 'closeCause' | 'deadline' | 'settledAt'
+  >;
   /** Levels below the task that was asked for. */
   depth: number;
   summary: LeaseSummary;

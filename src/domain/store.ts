@@ -77,8 +77,10 @@ export interface TaskStore {
    * that; `after`: behind this id.
    */
   tree(task: Task, page: { levels?: number; limit: number; after: string | undefined }): Promise<Page<TaskNode>>;
-  /** How many they are, and how many of them are not settled. */
-  countTree(task: Task): Promise<{ tasks: number; unsettled: number }>;
+  /** Over a task and all below it. */
+  treeTotals(task: Task): Promise<TreeTotals>;
+  /** The task is settled, and all below it are. */
+  isTreeSettled(task: Task): Promise<boolean>;
   /** Pins the agent's workload when none is pinned yet; returns the task as it stands afterwards. */
   pinAgent(task: Task, workload: string, event: AuditEvent): Promise<Task | undefined>;
   /**
@@ -107,6 +109,12 @@ export interface TaskStore {
   ): Promise<{ task: Task; changed: boolean } | undefined>;
   /** Open tasks whose deadline or heartbeat has passed. */
   due(now: Instant, limit: number): Promise<{ tenant: string; taskId: string; cause: CloseCause }[]>;
+}
+
+export interface TreeTotals {
+  tasks: number;
+  unsettledTasks: number;
+  summary: LeaseSummary;
 }
 
 /** A lease to be written, only if its task is open at this epoch. */
@@ -161,8 +169,8 @@ export interface LeaseStore {
   /** Oldest first, at most `limit`. */
   ofTask(tenant: string, taskId: string, limit: number): Promise<Lease[]>;
   list(filter: LeaseFilter): Promise<Page<Lease>>;
-  /** Of one task, or of it and all below it. */
-  summary(tenant: string, taskId: string, below: boolean): Promise<LeaseSummary>;
+  /** Of one task. */
+  summary(tenant: string, taskId: string): Promise<LeaseSummary>;
   /** `active` → `settling`, claimed by the caller until `claimUntil`. Undefined when it is not active. */
   beginReturn(lease: Lease, claimUntil: Instant, event: AuditEvent): Promise<Lease | undefined>;
   /**

@@ -11,7 +11,7 @@ import type { Lock } from './locks/model.ts';
 import type { CloseCause, Lease, LeaseSummary, Task, TaskNode, TaskState } from './model.ts';
 import { createOpening, tooLong } from './opening.ts';
 import type { PolicySource } from './policy.ts';
-import type { LeaseStore, LeaseWriter, Page, TaskStore, Wake } from './store.ts';
+import type { LeaseStore, LeaseWriter, Page, TaskStore, TreeTotals, Wake } from './store.ts';
 import type { Emit, Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
 
@@ -24,14 +24,10 @@ export interface TaskView {
 }
 
 /** What became of a task and of all below it. */
-export interface TreeView {
+export interface TreeView extends TreeTotals {
   task: Task;
   leases: Lease[];
-  /** Over all of them. */
-  summary: LeaseSummary;
   tree: Page<TaskNode>;
-  tasks: number;
-  unsettledTasks: number;
 }
 
 export interface TasksOptions {
@@ -228,7 +224,7 @@ export function createTasks(options: TasksOptions) {
     const { tenant, taskId } = task;
     const [list, summary, children] = await Promise.all([
       leases.ofTask(tenant, taskId, viewLimit),
-      leases.summary(tenant, taskId, false),
+      leases.summary(tenant, taskId),
       tasks.tree(task, { levels: 1, limit: childrenLimit, after: taskId }),
     ]);
     return { task, leases: list, summary, children: children.items };
@@ -236,13 +232,13 @@ export function createTasks(options: TasksOptions) {
 
   async function treeView(task: Task): Promise<TreeView> {
     const { tenant, taskId } = task;
-    const [list, summary, tree, counts] = await Promise.all([
+    const [list, tree] = await Promise.all([
       leases.ofTask(tenant, taskId, viewLimit),
-      leases.summary(tenant, taskId, true),
       tasks.tree(task, { limit: treeLimit, after: undefined }),
-      tasks.countTree(task),
     ]);
-    return { task, leases: list, summary, tree, tasks: counts.tasks, unsettledTasks: counts.unsettled };
+    // A tree is walked once, or for a large one twice, and never by several connections at the same time.
+    const totals = tree.next === undefined ? totalsOf(tree.items) : await tasks.treeTotals(task);
+    return { task, leases: list, tree, ...totals };
   }
 
   async function closeNow(
@@ -273,7 +269,7 @@ export function createTasks(options: TasksOptions) {
   async function whenSettled(task: Task, wait: { until: Instant; signal: AbortSignal }): Promise<Task> {
     let current = task;
     while (!wait.signal.aborted) {
-      if (current.settledAt !== undefined && (await tasks.countTree(current)).unsettled === 0) break;
+      if (current.settledAt !== undefined && (await tasks.isTreeSettled(current))) break;
       const left = wait.until - clock.now();
       if (left <= 0) break;
       await changed(current, Math.min(left, 200), wait.signal);
@@ -294,6 +290,18 @@ export function createTasks(options: TasksOptions) {
       off();
     }
   }
+}
+
+function totalsOf(nodes: readonly TaskNode[]): TreeTotals {
+  const summary: LeaseSummary = { unsettled: 0, revoked: 0, expired: 0, returned: 0, bounded: 0, irrevocable: 0 };
+  for (const node of nodes) {
+    for (const outcome of Object.keys(summary) as (keyof LeaseSummary)[]) summary[outcome] += node.summary[outcome];
+  }
+  return {
+    tasks: nodes.length,
+    unsettledTasks: nodes.filter(({ task }) => task.settledAt === undefined).length,
+    summary,
+  };
 }
 
 /** A deadline that cannot be held is not recorded: it is a ceiling for every credential of its task (design §3.4). */

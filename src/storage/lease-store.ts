@@ -42,19 +42,11 @@ export function createLeaseStore(pool: pg.Pool): LeaseStore {
 
     list: (filter) => list(pool, filter),
 
-    summary: (tenant, taskId, below) =>
+    summary: (tenant, taskId) =>
       guarded(async () => {
         const { rows } = await pool.query<{ outcome: LeaseOutcome | null; count: number }>({
-          name: below ? 'summary-below' : 'summary',
-          text: below
-            ? `WITH RECURSIVE tree AS (
-                SELECT $2::text AS task_id
-                UNION ALL
-                SELECT c.task_id FROM tree p JOIN tasks c ON c.tenant = $1 AND c.parent_task_id = p.task_id
-              )
-              SELECT l.outcome, count(*)::int AS count FROM tree t JOIN leases l ON l.tenant = $1 AND l.task_id = t.task_id
-              GROUP BY l.outcome`
-            : `SELECT outcome, count(*)::int AS count FROM leases WHERE tenant = $1 AND task_id = $2 GROUP BY outcome`,
+          name: 'summary',
+          text: 'SELECT outcome, count(*)::int AS count FROM leases WHERE tenant = $1 AND task_id = $2 GROUP BY outcome',
           values: [tenant, taskId],
         });
         const summary: LeaseSummary = { unsettled: 0, revoked: 0, expired: 0, returned: 0, bounded: 0, irrevocable: 0 };

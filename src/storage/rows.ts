@@ -1,5 +1,5 @@
 import type { RecordedAuditEvent, AuditEvent } from '../domain/audit.ts';
-import type { Lease, LeaseTerms, Task } from '../domain/model.ts';
+import type { Lease, LeaseTerms, Task, TaskNode } from '../domain/model.ts';
 import type { Instant } from '../domain/time.ts';
 
 type Row = Record<string, unknown>;
@@ -30,6 +30,20 @@ export function taskFromRow(row: Row): Task {
     heartbeatDue: optionalInstant(row.heartbeat_due),
     epoch: Number(row.epoch),
     statusIndex: Number(row.status_index),
+  };
+}
+
+export function nodeTaskFromRow(row: Row): TaskNode['task'] {
+  return {
+    taskId: row.task_id as string,
+    parentTaskId: optional(row.parent_task_id),
+    agent: row.agent as string,
+    agentWorkload: optional(row.agent_workload),
+    opener: row.opener as string,
+    state: row.state as Task['state'],
+    closeCause: optional(row.close_cause),
+    deadline: instant(row.deadline),
+    settledAt: optionalInstant(row.settled_at),
   };
 }
 

@@ -10,7 +10,7 @@ import { taskById, taskByRequest, taskColumns, taskValues } from './task-rows.ts
 import { closeTree } from './close-tree.ts';
 import { createStatusIndexes } from './status-indexes.ts';
 import { insertBelow, moveDeadline } from './task-tree.ts';
-import { countTree, listTree } from './tree-store.ts';
+import { isTreeSettled, listTree, treeTotals } from './tree-store.ts';
 
 const at = (value: Instant | undefined) => (value === undefined ? null : new Date(value));
 
@@ -27,7 +27,8 @@ export function createTaskStore(pool: pg.Pool): TaskStore {
 
     list: (filter) => list(pool, filter),
     tree: (task, page) => listTree(pool, task, page),
-    countTree: (task) => countTree(pool, task),
+    treeTotals: (task) => treeTotals(pool, task),
+    isTreeSettled: (task) => isTreeSettled(pool, task),
 
     pinAgent: (task, workload, event) =>
       changeOpenTask(pool, task, event, 'agent_workload = $3', 'agent_workload IS NULL', [workload]),

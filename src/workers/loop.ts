@@ -21,7 +21,10 @@ export function startLoop(options: LoopOptions): Loop {
   let wake = new AbortController();
   const running = run();
   return {
-    kick: () => wake.abort(),
+    // The reason of an abort is made with its stack, also for a second one: a close of a thousand tasks kicks as often.
+    kick: () => {
+      if (!wake.signal.aborted) wake.abort();
+    },
     stop: async () => {
       stopping.abort();
       await running;

@@ -130,7 +130,7 @@ async function closedTask(target: string, count: number, expiresAt?: number): Pr
 }
 
 async function unsettled(task: Task): Promise<number> {
-  return (await storage.leases.summary(task.tenant, task.taskId, false)).unsettled;
+  return (await storage.leases.summary(task.tenant, task.taskId)).unsettled;
 }
 
 const leaseNow = async (lease: Lease) => (await storage.leases.get(lease.tenant, lease.leaseId))!;
