@@ -7,7 +7,10 @@ import type { Connection, PostgresTarget, TargetPool } from './target.ts';
 type HandOver = Pick<PostgresTarget, 'reassignTo' | 'grantor'>;
 
 /** What another replica that revokes the same role causes here: begin again and look. */
-const concurrent = new Set(['42704', '40001', '40P01', '23505', 'XX000']);
+const undefinedObject = '42704';
+/** Or what came to hang on it between a look and the drop: a session, an object. */
+const changed = ['22012', '2BP01'];
+const concurrent = new Set([undefinedObject, '40001', '40P01', '23505', 'XX000', ...changed]);
 const maxAttempts = 20;
 const terminateWait = 2_000;
 
@@ -39,47 +42,110 @@ export async function roleExists({ query }: Connection, role: string): Promise<b
   return rowCount !== 0;
 }
 
-async function revokeOnce(connection: Connection, role: string, handOver: HandOver): Promise<void> {
-  const { query } = connection;
-  const found = await query(
-    `SELECT r.oid::text AS oid, r.rolcanlogin AS open, pg_has_role(current_user, r.oid, 'USAGE') AS ours
-       FROM pg_roles AS r WHERE r.rolname = $1`,
-    [role],
-  );
-  const state = found.rows[0] as { oid: string; open: boolean; ours: boolean } | undefined;
-  if (state === undefined) return;
-  const name = pg.escapeIdentifier(role);
-
-  if (state.open) await query(`ALTER ROLE ${name} NOLOGIN PASSWORD NULL`);
-  // Whoever created a role may administer it; to end its sessions and hand over what it owns one has to be a member.
-  if (!state.ours) await query(`GRANT ${name} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`);
-  await endSessions(connection, role, state.oid);
-  await refusePreparedTransactions(connection, role);
-  await dropRole(connection, role, state.oid, handOver);
-  // A session that had passed the login check when the role was shut shows up only now.
-  await endSessions(connection, role, state.oid);
-  if (await roleExists(connection, role)) throw new TargetError(`${role} is there again after it was dropped`);
+/** What hangs on a login that is shut, in the order in which it was looked at. */
+interface Seen {
+  oid: string;
+  sessions: number[];
+  prepared: { gid: string; database: string }[];
+  /** Objects of the target's own database, or of the whole cluster. */
+  owns: boolean;
+  /** Nothing anywhere but memberships, which go with the role. */
+  bare: boolean;
 }
 
-/** By the role's number: it also finds sessions of a role that is dropped already. */
-async function endSessions({ query }: Connection, role: string, oid: string): Promise<void> {
-  const { rows } = await query(
-    `SELECT pid, pg_terminate_backend(pid, ${terminateWait}) AS ended FROM pg_stat_activity WHERE usesysid = $1::oid`,
-    [oid],
+/**
+ * Two messages and two commits where nothing hangs on it. To shut a role and to drop it PostgreSQL searches all memberships
+ * of the broker's login, which costs more than all else here; the grant that ends sessions and hands over costs one more
+ * search, so it is made only where there is something to end or to hand over.
+ */
+async function revokeOnce(connection: Connection, role: string, handOver: HandOver): Promise<void> {
+  let seen = await shut(connection, role);
+  if (seen !== undefined && seen.sessions.length > 0) seen = await endSessions(connection, role, seen.oid);
+  if (seen === undefined) return;
+  refusePreparedTransactions(seen);
+  const left = seen.bare
+    ? await drop(connection, role, seen.oid)
+    : await handOverAndDrop(connection, role, seen, handOver);
+  // A session that had passed the login check when the role was shut shows up only now.
+  if (left.sessions.length > 0) await endLateSessions(connection, seen.oid);
+  if (left.back) throw new TargetError(`${role} is there again after it was dropped`);
+}
+
+/** Committed before the look begins. Undefined: there is no such role (any more). */
+async function shut(connection: Connection, role: string): Promise<Seen | undefined> {
+  const name = pg.escapeIdentifier(role);
+  try {
+    return await looked(connection, role, `BEGIN;\nALTER ROLE ${name} NOLOGIN PASSWORD NULL;\nCOMMIT`);
+  } catch (error) {
+    if (sqlstateOf(error) !== undefinedObject) throw error;
+    if (await roleExists(connection, role)) throw error;
+    return undefined;
+  }
+}
+
+/**
+ * Does `first`, then looks, in one message. Each statement sees what was committed before it: what a session prepared before
+ * it was seen to be gone is found.
+ */
+async function looked({ query }: Connection, role: string, first: string): Promise<Seen | undefined> {
+  const of = pg.escapeLiteral(role);
+  // pg_stat_activity without its joins, which read all roles.
+  const results = await messages(
+    query,
+    `${first};
+     SELECT r.oid::text AS oid, ARRAY(SELECT a.pid FROM pg_stat_get_activity(NULL) a WHERE a.usesysid = r.oid) AS sessions
+       FROM pg_roles r WHERE r.rolname = ${of};
+     SELECT (SELECT json_agg(p) FROM (
+           SELECT gid, database FROM pg_prepared_xacts WHERE owner = ${of} LIMIT 5) p) AS prepared,
+         EXISTS (SELECT FROM pg_shdepend d WHERE ${dependsOn} AND d.deptype = 'o'
+           AND d.dbid IN (0, (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()))) AS owns,
+         NOT EXISTS (SELECT FROM pg_shdepend d WHERE ${dependsOn} AND d.classid <> 'pg_auth_members'::regclass)
+           AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.grantor = r.oid) AS bare
+       FROM pg_roles r WHERE r.rolname = ${of}`,
   );
-  if (rows.length === 0) return;
-  const left = await query('SELECT pid FROM pg_stat_activity WHERE usesysid = $1::oid LIMIT 10', [oid]);
-  if (left.rows.length === 0) return;
-  const pids = (left.rows as { pid: number }[]).map(({ pid }) => pid).join(', ');
-  throw new TargetError(
+  const [found, hangs] = results.slice(-2).map(({ rows }) => (rows as unknown[])[0]) as [
+    Pick<Seen, 'oid' | 'sessions'> | undefined,
+    { prepared: Seen['prepared'] | null; owns: boolean; bare: boolean } | undefined,
+  ];
+  if (found === undefined || hangs === undefined) return undefined;
+  return { ...found, ...hangs, prepared: hangs.prepared ?? [] };
+}
+
+/** Objects that depend on the role, of `pg_shdepend d, pg_roles r`. */
+const dependsOn = `d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid`;
+
+/** Whoever created a role may administer it; to end its sessions one has to be a member. */
+async function endSessions(connection: Connection, role: string, oid: string): Promise<Seen | undefined> {
+  const seen = await looked(connection, role, `BEGIN;\n${joinRole(role)};\nCOMMIT;\n${terminate(oid)}`);
+  if (seen !== undefined && seen.sessions.length > 0) throw stay(seen.sessions);
+  return seen;
+}
+
+/** By the role's number: sessions of a role that is dropped already. */
+async function endLateSessions({ query }: Connection, oid: string): Promise<void> {
+  const results = await messages(query, `${terminate(oid)};\nSELECT ARRAY(${sessionsOf(oid)}) AS sessions`);
+  const { sessions } = (results.at(-1)!.rows as { sessions: number[] }[])[0]!;
+  if (sessions.length > 0) throw stay(sessions);
+}
+
+const joinRole = (role: string) => `GRANT ${pg.escapeIdentifier(role)} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`;
+
+const sessionsOf = (oid: string) =>
+  `SELECT a.pid FROM pg_stat_get_activity(NULL) a WHERE a.usesysid = ${pg.escapeLiteral(oid)}::oid`;
+
+/** A transaction sees the sessions as they were when it first looked, unless it is told to look anew. */
+const terminate = (oid: string) =>
+  `SELECT pg_terminate_backend(s.pid, ${terminateWait}) FROM (${sessionsOf(oid)}) s; SELECT pg_stat_clear_snapshot()`;
+
+function stay(sessions: readonly number[]): TargetError {
+  const pids = sessions.slice(0, 10).join(', ');
+  return new TargetError(
     `the login is shut, but its sessions (pid ${pids}) do not end: a superuser of the target has to end them; the broker tries again`,
   );
 }
 
 /** A prepared transaction outlives its session and holds its locks until someone ends it. Only its owner or a superuser may. */
-async function refusePreparedTransactions({ query }: Connection, role: string): Promise<void> {
-  const { rows } = await query('SELECT gid, database FROM pg_prepared_xacts WHERE owner = $1 LIMIT 5', [role]);
-  const prepared = rows as { gid: string; database: string }[];
+function refusePreparedTransactions({ prepared }: Seen): void {
   if (prepared.length === 0) return;
   const list = prepared.map(({ gid, database }) => `${pg.escapeLiteral(gid)} in database ${database}`).join(', ');
   throw new TargetError(
@@ -87,32 +153,56 @@ async function refusePreparedTransactions({ query }: Connection, role: string): 
   );
 }
 
-async function dropRole({ query }: Connection, role: string, oid: string, handOver: HandOver): Promise<void> {
+/** What is left after the drop. */
+interface Left {
+  back: boolean;
+  sessions: number[];
+}
+
+/** Something that came to hang on it meanwhile makes the server refuse; the next attempt sees it. */
+async function drop({ query }: Connection, role: string, oid: string): Promise<Left> {
+  return leftOf(await messages(query, dropping(role, oid)));
+}
+
+/**
+ * One transaction, and a look once it is committed. It fails (division by zero) where a session has shown up by now: as long
+ * as the role exists its sessions can be ended.
+ */
+function dropping(role: string, oid: string, first = ''): string {
   const name = pg.escapeIdentifier(role);
-  await query('BEGIN');
+  return `BEGIN;
+    ${first}DROP ROLE ${name};
+    SELECT 1 / (NOT EXISTS (${sessionsOf(oid)}))::int;
+    COMMIT;
+    SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = ${pg.escapeLiteral(role)}) AS back, ARRAY(${sessionsOf(oid)}) AS sessions`;
+}
+
+const leftOf = (results: pg.QueryResult[]): Left => (results.at(-1)!.rows as Left[])[0]!;
+
+async function handOverAndDrop(
+  { query }: Connection,
+  role: string,
+  { oid, owns }: Seen,
+  handOver: HandOver,
+): Promise<Left> {
+  const name = pg.escapeIdentifier(role);
   try {
-    const owns = await query(
-      `SELECT FROM pg_shdepend
-        WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1::oid AND deptype = 'o'
-          AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) LIMIT 1`,
-      [oid],
+    const reassign = owns ? await reassigning(query, name, oid, handOver) : '';
+    return leftOf(
+      await messages(query, dropping(role, oid, `${joinRole(role)};\n${reassign}DROP OWNED BY ${name};\n`)),
     );
-    if (owns.rowCount !== 0) await reassign(query, name, oid, handOver);
-    await query(`DROP OWNED BY ${name}`);
-    await query(`DROP ROLE ${name}`);
-    await query('COMMIT');
   } catch (error) {
     // The connection is thrown away after a failure, and the transaction with it.
     throw explainDrop(error, role);
   }
 }
 
-async function reassign(
+async function reassigning(
   query: Connection['query'],
   name: string,
   oid: string,
   { reassignTo, grantor }: HandOver,
-): Promise<void> {
+): Promise<string> {
   // Its first group by name, unless configured; a login without a group leaves what it owns to the broker's own role.
   const { rows } = await query(
     `SELECT rolname::text AS owner, pg_has_role(current_user, oid, 'USAGE') AND pg_has_role(current_user, oid, 'SET') AS ours
@@ -129,12 +219,24 @@ async function reassign(
     );
   }
   const owner = found === undefined ? 'CURRENT_USER' : pg.escapeIdentifier(found.owner);
-  const borrow = found !== undefined && !found.ours;
-  // Handing over needs membership in both roles. Taken for this transaction only: the broker's login does not keep the
-  // group's privileges. Grants of one role to one member collide, so one transaction at a time gets here.
-  if (borrow) await query(asGrantor(`GRANT ${owner} TO SESSION_USER WITH INHERIT TRUE, SET TRUE`, grantor));
-  await query(`REASSIGN OWNED BY ${name} TO ${owner}`);
-  if (borrow) await query(asGrantor(`REVOKE ${owner} FROM SESSION_USER GRANTED BY CURRENT_USER`, grantor));
+  const statements = [`REASSIGN OWNED BY ${name} TO ${owner}`];
+  if (found !== undefined && !found.ours) {
+    // Handing over needs membership in both roles. Taken for this transaction only: the broker's login does not keep the
+    // group's privileges. Grants of one role to one member collide, so one transaction at a time gets here.
+    statements.unshift(asGrantor(`GRANT ${owner} TO SESSION_USER WITH INHERIT TRUE, SET TRUE`, grantor));
+    statements.push(asGrantor(`REVOKE ${owner} FROM SESSION_USER GRANTED BY CURRENT_USER`, grantor));
+  }
+  return `${statements.join(';\n')};\n`;
+}
+
+/** Several statements in one message have several results. A failed one may leave its transaction behind. */
+async function messages(query: Connection['query'], sql: string): Promise<pg.QueryResult[]> {
+  try {
+    return (await query(sql)) as unknown as pg.QueryResult[];
+  } catch (error) {
+    await query('ROLLBACK').catch(() => undefined);
+    throw error;
+  }
 }
 
 function explainDrop(error: unknown, role: string): unknown {
