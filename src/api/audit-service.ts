@@ -1,6 +1,7 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { AuditStore } from '../domain/store.ts';
+import { isId } from '../domain/ids.ts';
 import type { Evidence } from '../domain/evidence.ts';
 import type { Tasks } from '../domain/tasks.ts';
 import { entriesOf, type TimelineEntry, type TimelineStep, type TimelineStore } from '../domain/timeline.ts';
@@ -13,7 +14,7 @@ import { voucherMessage } from './tool-call-convert.ts';
 
 const messageChars = 64 * 1024;
 
-const isEventId = (id: string) => /^[0-9]{1,18}$/.test(id);
+const isEventId = (id: string) => isId('evt', id);
 
 const steps: Record<TimelineStep, StepMessage> = {
   intent: StepMessage.INTENT,

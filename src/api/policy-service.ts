@@ -58,7 +58,7 @@ export function policyService(options: PolicyServiceOptions) {
     },
 
     listActivations: async (request, { caller }) => {
-      const after = pageToken(request.pageToken, (id) => /^[0-9]{1,18}$/.test(id));
+      const after = pageToken(request.pageToken, (id) => /^[1-9][0-9]{0,14}$/.test(id));
       const page = await revisions.activations(caller, pageSize(request.pageSize, 50), after);
       return { activations: page.items.map(activationMessage), nextPageToken: nextPageToken(page.next) };
     },

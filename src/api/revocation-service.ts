@@ -1,7 +1,7 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { fieldInvalid } from '../domain/errors.ts';
 import type { Revocation, RevocationStore, Wake } from '../domain/store.ts';
-import type { Clock, Millis } from '../domain/time.ts';
+import type { Clock, Instant, Millis } from '../domain/time.ts';
 import { RevocationService } from '../gen/leasehold/v1/revocation_service_pb.js';
 import { service } from './call.ts';
 
@@ -30,7 +30,7 @@ export function revocationService({ clock, store, wake, sleep }: RevocationServi
       });
       try {
         let asOf = clock.now();
-        let { position, horizon } = await store.begin(tenant, positionOf(request.afterPosition), asOf - commitWindow);
+        let { position, horizon } = await store.begin(tenant, resumeFrom(request.afterPosition, asOf));
         for (;;) {
           const page = await store.after(tenant, position, batch);
           position = page.at(-1)?.position ?? position;
@@ -60,16 +60,27 @@ export function revocationService({ clock, store, wake, sleep }: RevocationServi
   });
 }
 
-function positionOf(value: bigint): number {
-  if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) {
-    throw fieldInvalid('after_position', 'is not a position of this feed; 0 begins at the start');
-  }
-  return Number(value);
+/**
+ * What a follower goes on from is a time, that of the newest revocation that it has heard of, in nanoseconds. It grows as
+ * numbers of a sequence would, and tells nothing that `revoke_time` does not: the database's own positions are of all
+ * tenants' revocations, and gaps between them would say how many others make. Numbers that earlier releases gave are far
+ * smaller, and those releases refuse these.
+ */
+const perMs = 1_000_000n;
+
+/**
+ * Everything since then, and what may have been committed after it with an earlier time, is sent again. A time that is yet
+ * to come is none of ours: everything is sent.
+ */
+function resumeFrom(afterPosition: bigint, now: Instant): Instant | undefined {
+  if (afterPosition < 0n) throw fieldInvalid('after_position', 'is not a position of this feed; 0 begins at the start');
+  const newest = Number(afterPosition / perMs);
+  return newest === 0 || newest > now + commitWindow ? undefined : Math.min(newest, now) - commitWindow;
 }
 
 function message(entry: Revocation) {
   return {
-    position: BigInt(entry.position),
+    position: BigInt(entry.revokedAt) * perMs,
     subject:
       entry.taskId === undefined
         ? { case: 'leaseId' as const, value: entry.leaseId! }

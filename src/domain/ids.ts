@@ -1,6 +1,6 @@
 import type { Instant, RandomBytes } from './time.ts';
 
-export type IdPrefix = 'tsk' | 'lse' | 'apr' | 'msg' | 'rep' | 'dec' | 'cal' | 'sig' | 'lck';
+export type IdPrefix = 'tsk' | 'lse' | 'apr' | 'msg' | 'rep' | 'dec' | 'cal' | 'sig' | 'lck' | 'evt';
 
 /**
  * Makes `<prefix>_<uuidv7 hex>` (RFC 9562 §5.7): sortable by time, so that new rows land at the end of the index. With
@@ -40,7 +40,7 @@ export function idTime(id: string): Instant {
   return parseInt(id.slice(4, 16), 16);
 }
 
-const pattern = /^(tsk|lse|apr|msg|rep|dec|cal|sig|lck)_[0-9a-f]{32}$/;
+const pattern = /^(tsk|lse|apr|msg|rep|dec|cal|sig|lck|evt)_[0-9a-f]{32}$/;
 
 export function isId(prefix: IdPrefix, value: string): boolean {
   return pattern.test(value) && value.startsWith(`${prefix}_`);

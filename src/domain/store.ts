@@ -241,6 +241,7 @@ export interface SettlementStore {
 }
 
 export interface Revocation {
+  /** Among those of all tenants: not for followers. */
   position: number;
   tenant: string;
   taskId: string | undefined;
@@ -250,11 +251,8 @@ export interface Revocation {
 }
 
 export interface RevocationStore {
-  /**
-   * Where a follower that has everything up to `position` begins: entries younger than `since` are sent to it again,
-   * because one of them may have been committed after a higher position. `horizon` is for `tail`.
-   */
-  begin(tenant: string, position: number, since: Instant): Promise<{ position: number; horizon: string }>;
+  /** Where a follower begins that wants everything since then, or everything there is. `horizon` is for `tail`. */
+  begin(tenant: string, since: Instant | undefined): Promise<{ position: number; horizon: string }>;
   /** Entries after `position`, in order. */
   after(tenant: string, position: number, limit: number): Promise<Revocation[]>;
   /**

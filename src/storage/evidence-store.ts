@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import type { EvidenceStore, EvidenceType } from '../domain/evidence.ts';
+import type { EventIds } from './event-ids.ts';
 import { guarded } from './pool.ts';
 
 /** Each by an index that leads with (tenant, task_id). A lease's handle is for the broker and its targets alone. */
@@ -16,12 +17,18 @@ const sources: Record<EvidenceType, { key: string; from: string; record: string 
         WHERE u.tenant = r.tenant AND u.approval_id = r.approval_id))`,
   },
   call: { key: 'call_id', from: 'tool_calls r', record: 'to_jsonb(r)' },
-  event: { key: 'event_id', from: 'audit_events r', record: 'row_to_json(r)' },
+  // Without its number, in whose place its id is put.
+  event: {
+    key: 'event_id',
+    from: 'audit_events r',
+    record: `json_build_object('tenant', r.tenant, 'kind', r.kind, 'at', r.at, 'actor', r.actor, 'task_id', r.task_id,
+      'lease_id', r.lease_id, 'detail', r.detail)`,
+  },
 };
 
 const pageSize = 500;
 
-export function createEvidenceStore(pool: pg.Pool): EvidenceStore {
+export function createEvidenceStore(pool: pg.Pool, idsOf: (tenant: string) => Promise<EventIds>): EvidenceStore {
   return {
     tree: (tenant, taskId, limit) =>
       guarded(async () => {
@@ -52,11 +59,22 @@ export function createEvidenceStore(pool: pg.Pool): EvidenceStore {
           ),
         );
         // One object to a line: a value's own line breaks are escaped in JSON, spaces between values are not needed.
-        if (rows.length > 0) yield rows.map((row) => row.record.replace(/\s*\n\s*/g, ' '));
+        const lines = rows.map((row) => row.record.replace(/\s*\n\s*/g, ' '));
+        if (lines.length > 0) yield type === 'event' ? await withIds(tenant, rows, lines) : lines;
         if (rows.length < pageSize) return;
         const last = rows.at(-1)!;
         after = [last.task, last.key];
       }
     },
   };
+
+  async function withIds(
+    tenant: string,
+    rows: readonly { key: string }[],
+    lines: readonly string[],
+  ): Promise<string[]> {
+    const ids = await guarded(() => idsOf(tenant));
+    const shown = ids.hide(rows.map(({ key }) => key));
+    return lines.map((line, index) => `{"event_id":"${shown[index]!}",${line.slice(1)}`);
+  }
 }

@@ -8,7 +8,12 @@ import { policyChannel } from './wake.ts';
 
 type Row = Record<string, unknown>;
 
-const activationSelect = `SELECT a.*, r.decided, r.ended, r.finished_at, r.tenant IS NOT NULL AS reevaluated
+/**
+ * Activations of all tenants are numbered by one sequence. A tenant is shown its own count: its activations are written one
+ * after the other (`activate`), so that the count of one never changes.
+ */
+const activationSelect = `SELECT a.*, (SELECT count(*) FROM policy_activations c
+    WHERE c.tenant = a.tenant AND c.activation_id <= a.activation_id) AS ordinal, r.decided, r.ended, r.finished_at, r.tenant IS NOT NULL AS reevaluated
   FROM policy_activations a LEFT JOIN policy_reevaluations r USING (tenant, activation_id)`;
 
 export function createPolicyStore(pool: pg.Pool): PolicyStore {
@@ -32,7 +37,8 @@ export function createPolicyStore(pool: pg.Pool): PolicyStore {
     activations: (tenant, pageSize, after) =>
       guarded(async () => {
         const { rows } = await pool.query(
-          `${activationSelect} WHERE a.tenant = $1 AND ($2::bigint IS NULL OR a.activation_id < $2)
+          `${activationSelect} WHERE a.tenant = $1 AND ($2::bigint IS NULL OR a.activation_id < (
+             SELECT activation_id FROM policy_activations WHERE tenant = $1 ORDER BY activation_id OFFSET $2 - 1 LIMIT 1))
            ORDER BY a.activation_id DESC LIMIT $3`,
           [tenant, after ?? null, pageSize + 1],
         );
@@ -134,15 +140,19 @@ async function activate(pool: pg.Pool, activation: NewActivation, event: AuditEv
         activationId,
       ]);
     }
-    const logged = { ...event, detail: { ...event.detail, activation_id: activationId, before: running ?? null } };
-    await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns([logged]));
-    await client.query('SELECT pg_notify($1, $2)', [policyChannel, tenant]);
     const { rows: written } = await client.query(`${activationSelect} WHERE a.tenant = $1 AND a.activation_id = $2`, [
       tenant,
       activationId,
     ]);
     if (written[0] === undefined) throw new BrokerError('STORAGE_UNAVAILABLE', 'the activation was not written: retry');
-    return activationFromRow(written[0] as Row);
+    const made = activationFromRow(written[0] as Row);
+    const logged = {
+      ...event,
+      detail: { ...event.detail, activation_id: made.activationId, before: running ?? null },
+    };
+    await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns([logged]));
+    await client.query('SELECT pg_notify($1, $2)', [policyChannel, tenant]);
+    return made;
   });
 }
 
@@ -171,7 +181,7 @@ function revisionFromRow(row: Row): RevisionRecord {
 
 function activationFromRow(row: Row): Activation {
   return {
-    activationId: String(row.activation_id),
+    activationId: String(row.ordinal),
     digest: row.digest as string,
     activatedAt: (row.activated_at as Date).getTime(),
     actor: row.actor as string,

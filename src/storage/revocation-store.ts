@@ -4,13 +4,16 @@ import { guarded } from './pool.ts';
 
 export function createRevocationStore(pool: pg.Pool): RevocationStore {
   return {
-    begin: (tenant, position, since) =>
+    begin: (tenant, since) =>
       guarded(async () => {
+        // Index revocations_recent. Nothing that young: what is committed from now on is the tail's.
         const { rows } = await pool.query<{ position: string; horizon: string }>({
           name: 'begin-revocations',
-          text: `SELECT LEAST($2::int8, (SELECT min(position) - 1 FROM revocations WHERE tenant = $1 AND revoked_at >= $3)) AS position,
+          text: `SELECT CASE WHEN $2::timestamptz IS NULL THEN 0 ELSE COALESCE(
+              (SELECT min(position) - 1 FROM revocations WHERE tenant = $1 AND revoked_at >= $2),
+              (SELECT max(position) FROM revocations WHERE tenant = $1), 0) END AS position,
             pg_snapshot_xmin(pg_current_snapshot())::text AS horizon`,
-          values: [tenant, position, new Date(since)],
+          values: [tenant, since === undefined ? null : new Date(since)],
         });
         return { position: Number(rows[0]!.position), horizon: rows[0]!.horizon };
       }),

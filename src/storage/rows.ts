@@ -114,10 +114,10 @@ export function termsColumn(terms: LeaseTerms | undefined): string | null {
   return JSON.stringify(stored);
 }
 
-export function auditFromRow(row: Row): RecordedAuditEvent {
+export function auditFromRow(row: Row, eventId: string): RecordedAuditEvent {
   return {
     tenant: row.tenant as string,
-    eventId: String(row.event_id),
+    eventId,
     kind: row.kind as RecordedAuditEvent['kind'],
     at: instant(row.at),
     actor: row.actor as string,

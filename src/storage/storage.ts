@@ -7,6 +7,7 @@ import { createLeaseCareStore } from './lease-care-store.ts';
 import { createHandoverStore } from './handover-store.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { createLeaseWriter } from './lease-writer.ts';
+import { createEventIds } from './event-ids.ts';
 import { createEvidenceStore } from './evidence-store.ts';
 import { createLockStore } from './lock-store.ts';
 import { checkSchema } from './migrate.ts';
@@ -38,6 +39,7 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
     const { onError, maxCallsPerTask: maxPerTask = 100_000 } = options;
     const calls = createCallStore(pool, { connection, onError, maxPerTask });
     const wake = createWake({ ...connection, statement_timeout: 0, query_timeout: 0 });
+    const eventIds = createEventIds(pool);
     return {
       pool,
       schemaVersion,
@@ -46,13 +48,13 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       leaseCare: createLeaseCareStore(pool),
       taskTokens: createTaskTokenStore(pool),
       locks: createLockStore(pool),
-      evidence: createEvidenceStore(pool),
+      evidence: createEvidenceStore(pool, eventIds),
       writer,
       calls,
       facts: createFactsStore(pool),
       settlement: createSettlementStore(pool),
-      audit: createAuditStore(pool),
-      timeline: createTimelineStore(pool),
+      audit: createAuditStore(pool, eventIds),
+      timeline: createTimelineStore(pool, eventIds),
       revocations: createRevocationStore(pool),
       notifications: createNotificationStore(pool),
       approvals: (outbox: Outbox) => createApprovalStore(pool, outbox),

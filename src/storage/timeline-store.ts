@@ -1,14 +1,16 @@
 import type pg from 'pg';
 import type { TimelineStore } from '../domain/timeline.ts';
+import type { EventIds } from './event-ids.ts';
 import { guarded } from './pool.ts';
 import { auditFromRow } from './rows.ts';
 
 type Row = Record<string, unknown>;
 
-export function createTimelineStore(pool: pg.Pool): TimelineStore {
+export function createTimelineStore(pool: pg.Pool, idsOf: (tenant: string) => Promise<EventIds>): TimelineStore {
   return {
     ofTask: (tenant, taskId, tree, pageSize, after) =>
       guarded(async () => {
+        const ids = await idsOf(tenant);
         const { rows } = await pool.query({
           name: 'timeline',
           // Each task's next events by the primary key of audit_events, then all of them in order. Bounded in depth and
@@ -28,10 +30,11 @@ export function createTimelineStore(pool: pg.Pool): TimelineStore {
             LEFT JOIN leases l ON l.tenant = e.tenant AND l.lease_id = e.lease_id AND l.task_id = e.task_id
             LEFT JOIN approval_uses u ON u.tenant = e.tenant AND u.lease_id = l.lease_id
             ORDER BY e.event_id LIMIT $5`,
-          values: [tenant, taskId, tree, after ?? '0', pageSize + 1],
+          values: [tenant, taskId, tree, after === undefined ? '0' : ids.reveal(after), pageSize + 1],
         });
-        const items = rows.slice(0, pageSize).map((row: Row) => ({
-          ...auditFromRow(row),
+        const shown = ids.hide(rows.map((row: { event_id: string }) => row.event_id));
+        const items = rows.slice(0, pageSize).map((row: Row, index) => ({
+          ...auditFromRow(row, shown[index]!),
           approvalId: (row['approval_id'] as string | null) ?? undefined,
           policyRule: (row['policy_rule'] as string | null) ?? undefined,
         }));

@@ -18,7 +18,7 @@ export interface RevocationEntry {
 export interface RevocationMemory {
   add(entries: readonly RevocationEntry[], now: Instant): void;
   has(subject: string): boolean;
-  /** Greatest position seen. */
+  /** Greatest position seen: where to go on. */
   position(): bigint;
   size(): number;
   /** Whether an entry had to be left out; the memory is then no answer to anything. */

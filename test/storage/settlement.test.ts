@@ -90,7 +90,7 @@ test('an entry that is committed after a higher position is still delivered', as
   await early.query(
     `INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at) VALUES ('default', 'early', now(), now() + '1h')`,
   );
-  const start = await storage.revocations.begin(task.tenant, 0, Date.now() - 60_000);
+  const start = await storage.revocations.begin(task.tenant, undefined);
   await storage.pool.query(
     `INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at) VALUES ('default', 'late', now(), now() + '1h')`,
   );
@@ -101,6 +101,29 @@ test('an entry that is committed after a higher position is still delivered', as
   early.release();
   const second = await storage.revocations.tail(task.tenant, first.horizon, Date.now() - 60_000);
   expect(second.entries.map((entry) => entry.leaseId)).toContain('early');
+});
+
+test('a follower that was away is given what was being committed when it went, and nothing older', async () => {
+  const tenant = 'away';
+  const insert = (lease: string, at: string) =>
+    `INSERT INTO revocations (tenant, lease_id, revoked_at, forget_at)
+     VALUES ('${tenant}', '${lease}', ${at}, now() + interval '5 hours')`;
+  await storage.pool.query(insert('old', `now() - interval '3 hours'`));
+  const early = await storage.pool.connect();
+  await early.query('BEGIN');
+  await early.query(insert('early', `now() - interval '1 hour 10 seconds'`));
+  await storage.pool.query(insert('seen', `now() - interval '1 hour'`));
+  const last = (await storage.revocations.after(tenant, 0, 10)).at(-1)!;
+  expect(last.leaseId).toBe('seen');
+  await early.query('COMMIT');
+  early.release();
+  await storage.pool.query(insert('new', 'now()'));
+
+  const { position } = await storage.revocations.begin(tenant, last.revokedAt - 60_000);
+  const again = (await storage.revocations.after(tenant, position, 10)).map(({ leaseId }) => leaseId);
+  expect(again).toEqual(['early', 'seen', 'new']);
+  const none = await storage.revocations.begin(tenant, Date.now() + 60_000);
+  expect(await storage.revocations.after(tenant, none.position, 10)).toEqual([]);
 });
 
 test('a due lease is claimed by one replica only, and by another when the claim has run out', async () => {

@@ -1,3 +1,4 @@
+import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { createLocalJWKSet, decodeJwt, jwtVerify, type JSONWebKeySet } from 'jose';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AdminService } from '../../src/gen/leasehold/v1/admin_service_pb.js';
@@ -109,6 +110,46 @@ describe('two tenants on one broker', () => {
     expect((await refusal(opened(other.tasks, [warehouseRead]))).reason).toBe('NAME_UNKNOWN');
     const task = await opened(ours.tasks, [warehouseRead]);
     await expect(ours.agent.issueCredential({ taskId: task.taskId, ...warehouseRead })).resolves.toBeDefined();
+  });
+
+  test('are given no number from which the other’s could be read', async () => {
+    const other = await theirs();
+    const [mine, foreign] = [await opened(ours.tasks), await opened(other.tasks)];
+    await other.agent.issueCredential({ taskId: foreign.taskId, ...reportsRead });
+    await ours.tasks.closeTask({ taskId: mine.taskId, wait: true });
+    await other.tasks.closeTask({ taskId: foreign.taskId, wait: true });
+
+    const page = await other.audit.listAuditEvents({ taskId: foreign.taskId, pageSize: 1 });
+    expect(page.events[0]!.eventId).toMatch(/^evt_[0-9a-f]{32}$/);
+    expect(Buffer.from(page.nextPageToken, 'base64url').toString()).toBe(page.events[0]!.eventId);
+    const rest = await other.audit.listAuditEvents({ taskId: foreign.taskId, pageToken: page.nextPageToken });
+    const all = await other.audit.listAuditEvents({ taskId: foreign.taskId });
+    expect([...page.events, ...rest.events]).toEqual(all.events);
+    expect(all.events.map(({ kind }) => kind)).toEqual(
+      expect.arrayContaining(['task.opened', 'lease.issued', 'task.settled']) as string[],
+    );
+    // What one was given says nothing to the other, and a number is no page token.
+    for (const pageToken of [page.nextPageToken, Buffer.from('1').toString('base64url')]) {
+      const refused = await refusal(ours.audit.listAuditEvents({ taskId: mine.taskId, pageToken }));
+      expect(refused.reason).toBe('FIELD_INVALID');
+    }
+    let evidence = '';
+    for await (const { part } of other.audit.exportEvidence({ taskId: foreign.taskId })) {
+      if (part.case === 'lines') evidence += part.value;
+    }
+    for (const { eventId } of all.events) expect(evidence).toContain(`"event_id":"${eventId}"`);
+    expect(evidence).not.toMatch(/"event_id" ?: ?[0-9]/);
+
+    const activations = (await other.policy.listActivations({})).activations.map((one) => Number(one.activationId));
+    expect(activations).toEqual(activations.map((_, index) => activations.length - index));
+
+    const feed = await two.acme(RevocationService, 'resource_server');
+    for await (const { revocations, current } of feed.watchRevocations({})) {
+      for (const { position, revokeTime } of revocations) {
+        expect(position).toBe(BigInt(timestampMs(revokeTime!)) * 1_000_000n);
+      }
+      if (current) break;
+    }
   });
 
   test('follow feeds of their own, and their status lists count from their own beginning', async () => {

@@ -318,7 +318,7 @@ export declare const EvidenceSummarySchema: GenMessage<EvidenceSummary>;
  */
 export declare type AuditEvent = Message<"leasehold.v1.AuditEvent"> & {
   /**
-   * Identifier; grows with time within a replica.
+   * Identifier; says nothing of order or number. Events are listed in the order in which they were written.
    *
    * @generated from field: string event_id = 1;
    */

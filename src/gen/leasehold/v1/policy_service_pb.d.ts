@@ -135,7 +135,7 @@ export declare const ReevaluationSchema: GenMessage<Reevaluation>;
  */
 export declare type Activation = Message<"leasehold.v1.Activation"> & {
   /**
-   * Grows with time.
+   * Number among the tenant's activations, from 1.
    *
    * @generated from field: int64 activation_id = 1;
    */

@@ -18,7 +18,8 @@ export declare const file_leasehold_v1_revocation_service: GenFile;
  */
 export declare type Revocation = Message<"leasehold.v1.Revocation"> & {
   /**
-   * Position in the feed; only grows.
+   * Where the feed can be taken up again: the greatest one received is `after_position` of the next call. It is made of
+   * `revoke_time`, and nothing else is to be read from it; several entries may have the same one.
    *
    * @generated from field: int64 position = 1;
    */
@@ -75,7 +76,8 @@ export declare const RevocationSchema: GenMessage<Revocation>;
  */
 export declare type WatchRevocationsRequest = Message<"leasehold.v1.WatchRevocationsRequest"> & {
   /**
-   * Send entries after this position; 0 for all that can still matter.
+   * The greatest position received so far; 0 for all that can still matter. Entries from about then may come once more, so
+   * that none is missed that was being committed when the call before ended.
    *
    * @generated from field: int64 after_position = 1;
    */
@@ -95,7 +97,7 @@ export declare const WatchRevocationsRequestSchema: GenMessage<WatchRevocationsR
  */
 export declare type WatchRevocationsResponse = Message<"leasehold.v1.WatchRevocationsResponse"> & {
   /**
-   * New entries, in order of position.
+   * New entries, oldest first as far as they are known together.
    *
    * @generated from field: repeated leasehold.v1.Revocation revocations = 1;
    */
