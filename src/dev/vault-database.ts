@@ -33,7 +33,7 @@ export interface VaultDatabase {
 export async function prepareVaultDatabase(vault: VaultServer, options: VaultDatabaseOptions): Promise<VaultDatabase> {
   const { superuserUrl, target, mount = 'database', defaultTtl = 600, maxTtl = 3_600 } = options;
   // With what Vault adds, a login's name has to stay within PostgreSQL's 63 characters.
-  if (!/^[a-z][a-z0-9_]{0,34}$/.test(target)) throw new Error(`${target}: not a plain, short database name`);
+  if (!/^[a-z][a-z0-9_]{0,29}$/.test(target)) throw new Error(`${target}: not a plain, short database name`);
   const user = options.user ?? `${target}_vault`;
   const password = randomBytes(24).toString('base64url');
   await withRoleLock(superuserUrl, async (client) => {
@@ -49,13 +49,13 @@ export async function prepareVaultDatabase(vault: VaultServer, options: VaultDat
   const at = `${url.hostname}:${url.port || 5432}/${target}`;
   await vault.root('POST', `${mount}/config/${target}`, {
     plugin_name: 'postgresql-database-plugin',
-    allowed_roles: Object.keys(sampleGroups),
+    allowed_roles: [...Object.keys(sampleGroups), 'sweep'],
     connection_url: `postgresql://{{username}}:{{password}}@${at}?sslmode=disable`,
     username: user,
     password,
     password_authentication: 'scram-sha-256',
-    // Told apart from what other estates make in the same PostgreSQL.
-    username_template: `v-${target}-{{ .RoleName }}-{{ random 16 | lowercase }}`,
+    // Told apart from what other estates make in the same PostgreSQL, and by the token that made it.
+    username_template: `v-${target}-{{ .DisplayName | replace "token-leasehold-" "" }}-{{ .RoleName }}-{{ random 10 | lowercase }}`,
     max_open_connections: 8,
   });
   for (const [role, group] of Object.entries(sampleGroups)) {
@@ -71,6 +71,12 @@ export async function prepareVaultDatabase(vault: VaultServer, options: VaultDat
       max_ttl: maxTtl,
     });
   }
+  await vault.root('POST', `${mount}/roles/sweep`, {
+    db_name: target,
+    creation_statements: [sweepOf(`v-${target}-`.length + tokenNameLength + 1)],
+    default_ttl: 60,
+    max_ttl: 60,
+  });
   return { mount, user, roles: ['read', 'write'], remove: () => removeLogins(superuserUrl, user) };
 }
 
@@ -87,6 +93,22 @@ const revocation = `DO $revoke$ BEGIN
     DROP ROLE "{{name}}";
   END IF;
 END $revoke$`;
+
+/** As providers/vault/make-token.ts names tokens. */
+const tokenNameLength = 12;
+
+/** Makes nothing: drops what begins as its own name does, up to the token's name. */
+function sweepOf(length: number): string {
+  return `DO $sweep$ DECLARE made text; BEGIN
+  FOR made IN SELECT rolname FROM pg_roles WHERE starts_with(rolname, left('{{name}}', ${length})) LOOP
+    EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD NULL', made);
+    EXECUTE format('GRANT %I TO CURRENT_USER WITH INHERIT TRUE, SET TRUE', made);
+    PERFORM pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE usename = made;
+    EXECUTE format('DROP OWNED BY %I', made);
+    EXECUTE format('DROP ROLE %I', made);
+  END LOOP;
+END $sweep$`;
+}
 
 async function removeLogins(superuserUrl: string, user: string): Promise<void> {
   await withRoleLock(superuserUrl, async (client) => {

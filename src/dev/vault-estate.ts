@@ -122,7 +122,7 @@ function documents(postgres: URL, database: string, mount: string): string {
           revocation: 'immediate',
           ttl: { min: '1m', default: '5m', max: '10m' },
           actions: ['select'],
-          vault: { server: serverName, mount, path: 'creds/read', login },
+          vault: { server: serverName, mount, path: 'creds/read', sweep: 'creds/sweep', login },
         },
       },
     },

@@ -53,6 +53,8 @@ export interface VaultEstateOptions {
   address?: (vault: TestVault) => Promise<string>;
   /** Of the server in the configuration. */
   server?: object;
+  /** More options of the tiers `ledger` and `own`. */
+  tier?: string;
   config?: Record<string, object>;
 }
 
@@ -90,7 +92,7 @@ export async function createVaultEstate(label: string, options: VaultEstateOptio
   await vault.database({ target, mount: 'own' });
   await vault.database({ target, mount: 'short', defaultTtl: 3, maxTtl: 9 });
   await vault.root('POST', 'sys/mounts/kv', { type: 'kv', options: { version: '2' } });
-  await writeFile(path.join(estate.policyDir, 'vault.yaml'), policyFor(estate));
+  await writeFile(path.join(estate.policyDir, 'vault.yaml'), policyFor(estate, options.tier));
   return {
     estate,
     vault,
@@ -131,7 +133,7 @@ export async function openVaultTask(estate: TestEstate, change: object = {}, por
   return task!.taskId;
 }
 
-function policyFor({ target: { host, port, database } }: TestEstate): string {
+function policyFor({ target: { host, port, database } }: TestEstate, more = ''): string {
   const login = `login: { host: ${host}, port: ${port}, database: ${database}, sslmode: disable }`;
   const tool = (name: string, tiers: string) => `---
 apiVersion: leasehold.dev/v1
@@ -147,10 +149,11 @@ ${tiers}`;
       ttl: ${ttl}
       vault: { server: main, ${vault} }
 `;
+  const also = more === '' ? login : `${login}, ${more}`;
   const usual = '{ min: 1s, default: 5m, max: 30m }';
   return [
-    tool('ledger', tier('read', 'immediate', usual, `mount: database, path: creds/read, ${login}`)),
-    tool('own', tier('read', 'immediate', usual, `mount: own, path: creds/read, exclusive: true, ${login}`)),
+    tool('ledger', tier('read', 'immediate', usual, `mount: database, path: creds/read, ${also}`)),
+    tool('own', tier('read', 'immediate', usual, `mount: own, path: creds/read, exclusive: true, ${also}`)),
     tool('short', tier('read', 'immediate', usual, `mount: short, path: creds/read, ${login}`)),
     tool(
       'settings',

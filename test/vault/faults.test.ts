@@ -317,6 +317,122 @@ describeVault('a Vault killed while it makes a login', () => {
   }, 120_000);
 });
 
+/** Fault 1, as it was found by many kills: Vault gives up a read whose caller is gone, and the database is committing it. */
+describeVault('a broker killed while the database commits a login of Vault', () => {
+  test.for([
+    ['a sweep takes away the login that no lease of Vault’s names', 'revoked', { tier: 'sweep: creds/sweep' }],
+    ['without a sweep it is called bounded, by the date that Vault gave it', 'bounded', {}],
+  ] as const)('%s', { timeout: 120_000 }, async ([, outcome, more]) => {
+    const at = await createVaultEstate('vcommit', { ...more, server: { issueTimeout: '1s' } });
+    try {
+      const doomed = await startProcess(at.estate);
+      const taskId = await openVaultTask(at.estate);
+      const { agent } = callers(at.estate);
+      const { credential } = await agent.issueCredential({ taskId, ...ledger });
+      await agent.returnCredential({ leaseId: credential!.lease!.leaseId });
+      await commitLoginsSlowly(at);
+      const lost = refusalOf(callers(at.estate).agent.issueCredential({ taskId, ...ledger }));
+      await eventually(async () => expect(await commitsUnderWay(at)).toBe(1));
+      await doomed.kill();
+      expect((await lost).reason).toBe('');
+      // There it is, and Vault has an error and no lease.
+      await eventually(async () => expect(await at.madeLogins()).toHaveLength(1));
+      const path = 'sys/leases/lookup/database/creds/read';
+      expect(await at.vault.request({ method: 'LIST', path, token: at.vault.rootToken })).toMatchObject({
+        status: 404,
+      });
+      const broker = await startProcess(at.estate);
+      try {
+        await callers(at.estate).orchestrator.closeTask({ taskId });
+        const [, lease] = await expectSettled(at, taskId);
+        expect(lease!['outcome']).toBe(outcome);
+        const left = await loginsUntil(at);
+        expect(left).toHaveLength(outcome === 'revoked' ? 0 : 1);
+        for (const until of left) expect((lease!['dead_by'] as Date).getTime()).toBeGreaterThanOrEqual(until.getTime());
+      } finally {
+        await broker.stop();
+      }
+    } finally {
+      await at.remove();
+    }
+  });
+
+  test('a sweep leaves alone what lives, and comes when it has ended', { timeout: 120_000 }, async () => {
+    const at = await createVaultEstate('vsweep', { tier: 'sweep: creds/sweep', server: { issueTimeout: '1s' } });
+    try {
+      const doomed = await startProcess(at.estate);
+      const taskId = await openVaultTask(at.estate);
+      const { credential } = await callers(at.estate).agent.issueCredential({ taskId, ...ledger });
+      await commitLoginsSlowly(at);
+      const lost = refusalOf(callers(at.estate).agent.issueCredential({ taskId, ...ledger }));
+      await eventually(async () => expect(await commitsUnderWay(at)).toBe(1));
+      await doomed.kill();
+      await lost;
+      const broker = await startProcess(at.estate);
+      try {
+        const { agent } = callers(at.estate);
+        await eventually(async () => {
+          const waits = (await leasesOf(at.estate, taskId)).map(({ settle_error: why }) => String(why));
+          expect(waits.join()).toMatch(/a sweep would take theirs too/);
+        });
+        expect(await ordersSeenBy(loginOf(credential))).toBe(3);
+        expect(await at.madeLogins()).toHaveLength(2);
+        await agent.returnCredential({ leaseId: credential!.lease!.leaseId });
+        await eventually(async () => expect(await at.madeLogins()).toEqual([]));
+        await eventually(async () => {
+          const outcomes = (await leasesOf(at.estate, taskId)).map((lease) => lease['outcome']);
+          expect(outcomes).toEqual(['returned', 'revoked']);
+        });
+      } finally {
+        await broker.stop();
+      }
+    } finally {
+      await at.remove();
+    }
+  });
+});
+
+/** A COMMIT that takes its time and cannot be called back: a cancelled one goes through. */
+async function commitLoginsSlowly(at: VaultEstate): Promise<void> {
+  await asSuperuser(at.estate.targetUrl, (client) =>
+    client.query(`CREATE SCHEMA slow;
+      CREATE TABLE slow.commits (at timestamptz DEFAULT now());
+      GRANT USAGE ON SCHEMA slow TO PUBLIC;
+      GRANT INSERT ON slow.commits TO PUBLIC;
+      CREATE FUNCTION slow.wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(20); RETURN NULL; EXCEPTION WHEN query_canceled THEN RETURN NULL; END $$;
+      CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON slow.commits DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION slow.wait()`),
+  );
+  const { creation_statements: usual } = await at.vault.root<{ creation_statements: string[] }>(
+    'GET',
+    'database/roles/read',
+  );
+  await at.vault.root('POST', 'database/roles/read', {
+    creation_statements: [...usual, 'INSERT INTO slow.commits DEFAULT VALUES'],
+  });
+}
+
+async function commitsUnderWay(at: VaultEstate): Promise<number> {
+  return await asSuperuser(at.estate.targetUrl, async (client) => {
+    const { rows } = await client.query<{ n: number }>(
+      `SELECT count(*)::int AS n FROM pg_stat_activity
+        WHERE datname = current_database() AND state = 'active' AND query ILIKE 'commit%' AND wait_event = 'PgSleep'`,
+    );
+    return rows[0]!.n;
+  });
+}
+
+async function loginsUntil(at: VaultEstate): Promise<Date[]> {
+  return await asSuperuser(at.estate.targetUrl, async (client) => {
+    const { rows } = await client.query<{ until: Date }>(
+      `SELECT rolvaliduntil AS until FROM pg_roles WHERE rolname LIKE 'v-' || $1 || '-%'`,
+      [at.estate.target.database],
+    );
+    return rows.map(({ until }) => until);
+  });
+}
+
 /** Logins that are there for everybody while Vault's own transaction is still under way. */
 async function makeLoginsSlowly(at: VaultEstate): Promise<void> {
   const target = new URL(at.estate.targetUrl);

@@ -18,7 +18,9 @@ describe('options of a tier', () => {
       path: 'database/creds/reader',
       method: 'read',
       exclusive: false,
+      sweep: undefined,
     });
+    expect(parseVaultTierOptions({ ...good, sweep: 'creds/sweep' }).sweep).toBe('database/creds/sweep');
   });
 
   test.for([
@@ -32,6 +34,9 @@ describe('options of a tier', () => {
     [{ parameters: { ttl: '{{password}}' } }, 'o.parameters.ttl'],
     [{ parameters: ['x'] }, 'o.parameters'],
     [{ tokenRole: 'a/b' }, 'o.tokenRole'],
+    [{ sweep: '../sys/raw' }, 'o.sweep'],
+    [{ sweep: 'creds/reader' }, 'o.sweep'],
+    [{ sweep: 'data/x', leaseless: true, endsWithin: '1h' }, 'o.sweep'],
     [{ leaseless: true }, 'o.endsWithin'],
     [{ endsWithin: '1h' }, 'o.endsWithin'],
     [{ responseWrapping: '60s' }, 'o.responseWrapping'],
@@ -90,6 +95,24 @@ describe('a handle', () => {
     { kind: 'leased', accessor: 'AbCdEfGh12345678', vaultLease: 'database/creds/reader/JLT8RYvWL0WnVnsTIDVRphdB' },
     { kind: 'asked', accessor: 'AbCdEfGh12345678.abc', path: 'database/creds/reader', at: 17, exclusive: true },
     { kind: 'asked', accessor: 'AbCdEfGh12345678', path: 'a/b', at: 18, exclusive: false },
+    { kind: 'asked', accessor: 'AbCdEfGh12345678', path: 'a/b', at: 18, exclusive: true, life: 605_000 },
+    {
+      kind: 'asked',
+      accessor: 'AbCdEfGh12345678',
+      path: 'a/b:c',
+      at: 18,
+      exclusive: false,
+      life: 605_000,
+      sweep: { name: 'abcdefghijk9', role: 'leasehold-task', path: 'a/s:weep' },
+    },
+    {
+      kind: 'asked',
+      accessor: 'AbCdEfGh12345678',
+      path: 'a/b',
+      at: 18,
+      exclusive: true,
+      sweep: { name: 'abcdefghijk9', role: 'r', path: 'a/sweep' },
+    },
     { kind: 'leaseless', end: 19 },
     { kind: 'wrapped', accessor: 'AbCdEfGh12345678', end: 20 },
     { kind: 'token', accessor: 'AbCdEfGh12345678' },
@@ -112,6 +135,8 @@ describe('a handle', () => {
     'vault:main/a=../x',
     'vault:main/AbCdEfGh1=../x',
     'vault:main/x y',
+    'vault:main/AbCdEfGh1!18~sshort~role~a/sweep~:a/b',
+    'vault:main/AbCdEfGh1!18~sabcdefghijk9~role~../sweep~:a/b',
   ])('%s is refused', (handle) => {
     expect(() => parseHandle(handle)).toThrow(/not the handle/);
   });

@@ -1,5 +1,5 @@
 import { BrokerError } from '../../domain/errors.ts';
-import type { Instant } from '../../domain/time.ts';
+import type { Instant, Millis } from '../../domain/time.ts';
 import { isVaultPath } from './client.ts';
 
 /**
@@ -8,17 +8,33 @@ import { isVaultPath } from './client.ts';
  *
  * - `leased`: a lease that Vault has named, and the task token that it was made with.
  * - `asked`: a read was about to be sent with this token; Vault's answer would have named the lease. `exclusive`: nothing but
- *   this broker reads from the path.
+ *   this broker reads from the path. What Vault made and keeps no lease of is ended by a `sweep`, or ends by itself after `life`.
  * - `leaseless`: Vault keeps nothing; the secret dies by itself.
  * - `wrapped`: as leaseless, and whoever has the wrapping token can fetch it once.
  * - `token`: a task token, with all that was made with it.
  */
 export type HandlePart =
   | { kind: 'leased'; accessor: string; vaultLease: string }
-  | { kind: 'asked'; accessor: string; path: string; at: Instant; exclusive: boolean }
+  | {
+      kind: 'asked';
+      accessor: string;
+      path: string;
+      at: Instant;
+      exclusive: boolean;
+      life?: Millis;
+      sweep?: Sweep;
+    }
   | { kind: 'leaseless'; end: Instant }
   | { kind: 'wrapped'; accessor: string; end: Instant }
   | { kind: 'token'; accessor: string };
+
+/** What takes away all that was made with one token, whether Vault knows of it or not (sweep.ts). */
+export interface Sweep {
+  /** The token's own name, which the names of what was made with it begin with. */
+  name: string;
+  role: string;
+  path: string;
+}
 
 export interface VaultHandle {
   server: string;
@@ -27,6 +43,8 @@ export interface VaultHandle {
 
 const prefix = 'vault:';
 const serverName = /^[a-z][a-z0-9-]{0,62}$/;
+const sweepName = /^[a-z0-9]{12}$/;
+const roleName = /^[A-Za-z0-9_.-]{1,64}$/;
 const accessorPattern = /^[A-Za-z0-9_.-]{8,128}$/;
 
 export function isServerName(name: string): boolean {
@@ -51,7 +69,7 @@ export function formatPart(part: HandlePart): string {
     case 'leased':
       return `${part.accessor}=${part.vaultLease}`;
     case 'asked':
-      return `${part.accessor}${part.exclusive ? '!' : '?'}${part.at}:${part.path}`;
+      return `${part.accessor}${part.exclusive ? '!' : '?'}${part.at}${formatRest(part)}:${part.path}`;
     case 'leaseless':
       return `-${part.end}`;
     case 'wrapped':
@@ -59,6 +77,11 @@ export function formatPart(part: HandlePart): string {
     case 'token':
       return part.accessor;
   }
+}
+
+function formatRest({ life, sweep }: Extract<HandlePart, { kind: 'asked' }>): string {
+  const swept = sweep === undefined ? '' : `~s${sweep.name}~${sweep.role}~${sweep.path}~`;
+  return `${life === undefined ? '' : `~e${life}`}${swept}`;
 }
 
 /** Handles come from our own database, but they name what is revoked: nothing passes that was not made here. */
@@ -77,11 +100,25 @@ function parsePart(text: string): HandlePart {
   if (mark === undefined) return { kind: 'token', accessor };
   if (mark === '=' && isVaultPath(rest)) return { kind: 'leased', accessor, vaultLease: rest };
   if (mark === '~' && /^\d{1,16}$/.test(rest)) return { kind: 'wrapped', accessor, end: Number(rest) };
-  const asked = /^(\d{1,16}):(.+)$/.exec(rest);
-  if ((mark === '?' || mark === '!') && asked !== null && isVaultPath(asked[2]!)) {
-    return { kind: 'asked', accessor, at: Number(asked[1]), path: asked[2]!, exclusive: mark === '!' };
-  }
+  if (mark === '?' || mark === '!') return parseAsked(accessor, mark === '!', rest);
   throw unusable();
+}
+
+function parseAsked(accessor: string, exclusive: boolean, rest: string): HandlePart {
+  const [, at, life, name, role, sweepPath, path = ''] =
+    /^(\d{1,16})(?:~e(\d{1,16}))?(?:~s([^~]+)~([^~]+)~([^~]+)~)?:(.+)$/.exec(rest) ?? [];
+  if (at === undefined || !isVaultPath(path)) throw unusable();
+  const swept = name !== undefined && role !== undefined && sweepPath !== undefined;
+  if (swept && !(sweepName.test(name) && roleName.test(role) && isVaultPath(sweepPath))) throw unusable();
+  return {
+    kind: 'asked',
+    accessor,
+    path,
+    at: Number(at),
+    exclusive,
+    ...(life === undefined ? {} : { life: Number(life) }),
+    ...(swept ? { sweep: { name, role, path: sweepPath } } : {}),
+  };
 }
 
 /** The path that was read, where the part says it. Vault's name of a lease is that path and one more segment. */

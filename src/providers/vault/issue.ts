@@ -10,10 +10,12 @@ import { endOf, materialOf, secretOf, type Secret } from './material.ts';
 import type { VaultTierOptions } from './options.ts';
 import { fillParameters } from './parameters.ts';
 import type { Open } from './server.ts';
+import type { Lives } from './lives.ts';
 import type { TaskTokens } from './task-tokens.ts';
 
 export interface IssueOptions {
   tokens: TaskTokens;
+  lives: Lives;
   clock: Clock;
   optionsOf(tier: ToolTier): VaultTierOptions;
   serverOf(name: string): Open;
@@ -27,6 +29,7 @@ const unknownEnd: Instant = 9e15;
 /** From a decided grant to a secret (design §6). */
 export function createIssue({
   tokens,
+  lives,
   clock,
   optionsOf,
   serverOf,
@@ -39,21 +42,19 @@ export function createIssue({
     const server = serverOf(options.server);
     server.breaker.admit();
     try {
-      const { accessor } = await tokens.forLease(
-        server,
-        options.tokenRole ?? server.config.tokenRole,
-        task,
-        lease,
-        signal,
-      );
+      const role = options.tokenRole ?? server.config.tokenRole;
+      const { accessor, name } = await tokens.forLease(server, role, task, lease, signal);
       // An active lease is made anew: what it has is not forgotten before it is gone.
       const earlier = lease.state === 'active' ? parseHandle(lease.handle).parts : [];
+      const life = lives.of(server.name, options.path);
       const asked: Asked = {
         kind: 'asked',
         accessor,
         path: options.path,
         at: clock.now(),
         exclusive: options.exclusive,
+        ...(life === undefined ? {} : { life }),
+        ...(options.sweep === undefined ? {} : { sweep: { name, role, path: options.sweep } }),
       };
       return formatHandle({ server: server.name, parts: [...earlier, asked] });
     } catch (error) {
@@ -124,7 +125,9 @@ export function createIssue({
         timeout: server.config.issueTimeout,
       });
       server.breaker.succeeded();
-      return secretOf(body);
+      const secret = secretOf(body);
+      if (secret.vaultLease !== undefined) lives.seen(server.name, options.path, secret.granted);
+      return secret;
     } catch (error) {
       server.breaker.failed(error);
       const failure = asFailure(error);

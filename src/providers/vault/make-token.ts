@@ -1,11 +1,15 @@
+import { randomBytes } from 'node:crypto';
 import { BrokerError } from '../../domain/errors.ts';
 import type { Task } from '../../domain/model.ts';
 import type { Clock, Instant, Millis } from '../../domain/time.ts';
 import { isAccessor } from './handle.ts';
 import type { Open } from './server.ts';
+import type { Lane } from './transport.ts';
 
 export interface MadeToken {
   token: string;
+  /** Its own name: Vault calls it `token-leasehold-<name>`, and a username template can begin with that. */
+  name: string;
   accessor: string;
   /** When Vault ends it whatever is done. */
   end: Instant;
@@ -13,7 +17,7 @@ export interface MadeToken {
   period: Millis;
 }
 
-interface Auth {
+export interface Auth {
   client_token?: unknown;
   accessor?: unknown;
   lease_duration?: unknown;
@@ -40,20 +44,11 @@ export async function makeToken(
   const now = clock.now();
   const life = Math.ceil((task.deadline - now) / 1_000);
   if (life < 1) throw new BrokerError('DEADLINE_TOO_CLOSE', 'the task ends within the next second');
-  const { body } = await server.session.call({
-    method: 'POST',
-    path: `auth/token/create/${role}`,
-    body: {
-      explicit_max_ttl: `${life}s`,
-      display_name: 'leasehold',
-      renewable: true,
-      meta: { leasehold: mark, task_id: task.taskId, tenant: task.tenant, agent: task.agent },
-    },
-    lane: 'issue',
-    repeatable: true,
-    signal,
+  const name = tokenName();
+  const auth = await createToken(server, role, name, 'issue', signal, {
+    explicit_max_ttl: `${life}s`,
+    meta: { leasehold: mark, task_id: task.taskId, tenant: task.tenant, agent: task.agent },
   });
-  const auth = (body['auth'] ?? {}) as Auth;
   const fault = faultOf(auth);
   if (fault !== undefined) {
     const { accessor } = auth;
@@ -74,10 +69,35 @@ export async function makeToken(
   const period = (auth.lease_duration as number) * 1_000;
   return {
     token: auth.client_token as string,
+    name,
     accessor: auth.accessor as string,
     end: now + life * 1_000,
     period: Math.min(period, life * 1_000),
   };
+}
+
+export async function createToken(
+  server: Open,
+  role: string,
+  name: string,
+  lane: Lane,
+  signal: AbortSignal,
+  more: { explicit_max_ttl: string; meta: Record<string, string> },
+): Promise<Auth> {
+  const { body } = await server.session.call({
+    method: 'POST',
+    path: `auth/token/create/${role}`,
+    body: { display_name: `leasehold-${name}`, renewable: true, ...more },
+    lane,
+    repeatable: true,
+    signal,
+  });
+  return (body['auth'] ?? {}) as Auth;
+}
+
+/** Twelve of 32 characters: short enough for the name of a login, and never met twice. */
+function tokenName(): string {
+  return [...randomBytes(12)].map((byte) => 'abcdefghijkmnpqrstuvwxyz23456789'[byte % 32]).join('');
 }
 
 function faultOf(auth: Auth): string | undefined {

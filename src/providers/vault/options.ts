@@ -20,6 +20,8 @@ export interface VaultTierOptions {
   login: { host: string; port: number; database: string; sslmode: string } | undefined;
   /** What Vault keeps no lease of: when it dies by itself. */
   leaseless: { endsWithin: Millis | undefined; expiryField: string | undefined } | undefined;
+  /** A read of this path takes away all that was made with tokens of the same display name. */
+  sweep: string | undefined;
   /** The agent gets a token with which it fetches the secret from Vault itself, once, within this time. */
   wrap: Millis | undefined;
   /** Nothing but Leasehold reads from this path: a lease under it that is none of ours is a stray. */
@@ -39,6 +41,7 @@ const known = [
   'expiryField',
   'responseWrapping',
   'exclusive',
+  'sweep',
 ];
 const name = /^[A-Za-z0-9_.-]{1,64}$/;
 const sslmodes = ['verify-full', 'verify-ca', 'require', 'disable'];
@@ -96,6 +99,15 @@ function read(
   if (typeof path !== 'string' || !isVaultPath(path) || path.endsWith('/')) {
     issue('path', 'must be a path below the mount, such as creds/reporting, without ".." and without a query');
   }
+  const { sweep } = options;
+  if (
+    sweep !== undefined &&
+    (typeof sweep !== 'string' || !isVaultPath(sweep) || sweep.endsWith('/') || sweep === path)
+  ) {
+    issue('sweep', 'must be another path below the mount, such as creds/leasehold-sweep (docs/vault.md)');
+  }
+  if (sweep !== undefined && leaseless === true)
+    issue('sweep', 'is for what Vault makes, and a leaseless secret is kept');
   if (method !== 'read' && method !== 'write') issue('method', 'must be read or write');
   if (typeof leaseless !== 'boolean') issue('leaseless', 'must be true or false');
   if (typeof exclusive !== 'boolean') issue('exclusive', 'must be true or false');
@@ -137,6 +149,7 @@ function read(
       tokenRole: options['tokenRole'] as string | undefined,
       login: readLogin(options['login'], leaseless === true, issue),
       leaseless: leaseless === true ? { endsWithin, expiryField: expiryField as string | undefined } : undefined,
+      sweep: sweep === undefined ? undefined : `${String(mount).replace(/\/$/, '')}/${String(sweep)}`,
       wrap,
       exclusive: exclusive as boolean,
     },

@@ -9,6 +9,7 @@ import { formatHandle, isServerName, parseHandle, pathOf, type HandlePart } from
 import { checkServer } from './health.ts';
 import { createInventory } from './inventory.ts';
 import { createIssue } from './issue.ts';
+import { createLives } from './lives.ts';
 import { lookUpLease } from './leases.ts';
 import { parseVaultTierOptions, type VaultTierOptions } from './options.ts';
 import { createRevoke } from './revoke.ts';
@@ -63,8 +64,9 @@ export async function createVaultProvider(options: VaultProviderOptions): Promis
   });
   // Parsed once per tier object: a policy revision's tiers are frozen values that come back with every call.
   const parsed = new WeakMap<ToolTier, VaultTierOptions>();
-  const issue = createIssue({ tokens, clock, optionsOf, serverOf });
-  const revoke = createRevoke({ tokens, store: options.store, clock });
+  const lives = createLives();
+  const issue = createIssue({ tokens, lives, clock, optionsOf, serverOf });
+  const revoke = createRevoke({ tokens, store: options.store, lives, clock });
 
   function optionsOf(tier: ToolTier): VaultTierOptions {
     let found = parsed.get(tier);

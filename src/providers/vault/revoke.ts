@@ -5,13 +5,16 @@ import type { Clock, Instant, Millis } from '../../domain/time.ts';
 import { endToken, lookUpToken } from './accessors.ts';
 import type { HandlePart } from './handle.ts';
 import { endLease, isGone } from './leases.ts';
+import type { Lives } from './lives.ts';
 import type { Open } from './server.ts';
 import { endStrays } from './strays.ts';
+import { sweep } from './sweep.ts';
 import type { TaskTokens } from './task-tokens.ts';
 
 export interface RevokeOptions {
   tokens: TaskTokens;
   store: TaskTokenStore;
+  lives: Lives;
   clock: Clock;
 }
 
@@ -23,8 +26,11 @@ const patience: Millis = 3_000;
 /** Beyond the time-outs of an attempt: how long its call may still be on its way. */
 const lateBy: Millis = 2_000;
 
+/** Between two looks at whether a token is free to be swept. */
+const sweepPause: Millis = 5_000;
+
 /** What has to be done, and seen, until a handle's credential is gone (design §6). */
-export function createRevoke({ tokens, store, clock }: RevokeOptions) {
+export function createRevoke({ tokens, store, lives, clock }: RevokeOptions) {
   return async (
     server: Open,
     parts: readonly HandlePart[],
@@ -79,8 +85,8 @@ export function createRevoke({ tokens, store, clock }: RevokeOptions) {
 
   /**
    * A read whose answer nobody has: a broker died, or Vault did not answer. There may be a credential that nobody holds, and
-   * only Vault's list could name it. Where that may not be looked at, its token is ended as soon as nobody else's credential
-   * hangs on it, and the outcome says no more than that.
+   * Vault itself need not know of it (sweep.ts). Its token is ended as soon as nobody else's credential hangs on it. Where
+   * neither a sweep nor Vault's list shows it gone, the outcome says no more than that.
    */
   async function endAsked(
     server: Open,
@@ -95,13 +101,22 @@ export function createRevoke({ tokens, store, clock }: RevokeOptions) {
       // Nor is its token ended before: a lease that Vault keeps a moment later would not go with it.
       return { lookAgainAt: decidedAt, because: 'Vault may still be working on the read; looked at when it cannot be' };
     }
+    if (part.sweep !== undefined && inUseUntil === undefined) {
+      await sweep(server, part.sweep, signal);
+      return void (await tokens.end(server, accessor, signal));
+    }
     // Before the token: what goes with it is gone from the list, and nobody saw it go.
     const strays = await endStrays({ server, store, clock }, part, signal);
     if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
     if (strays === 'gone') return undefined;
     if (strays === 'wait')
       return { lookAgainAt: clock.now() + 1_000, because: 'other reads from the same path are under way' };
-    return { deadBy: Math.max(clock.now(), inUseUntil ?? 0, lease?.expiresAt ?? 0) };
+    if (part.sweep !== undefined) {
+      const because = 'swept when no other credential of the same token lives: a sweep would take theirs too';
+      return { lookAgainAt: clock.now() + sweepPause, because };
+    }
+    const byItself = decidedAt + (part.life ?? lives.of(server.name, part.path) ?? 0);
+    return { deadBy: Math.max(clock.now(), inUseUntil ?? 0, lease?.expiresAt ?? 0, byItself) };
   }
 
   /** As long as nobody has fetched it, ending the wrapping token keeps everybody from it. */

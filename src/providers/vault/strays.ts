@@ -38,7 +38,7 @@ export async function endStrays(
   const name = targetName(server.name);
   const known = await store.known(name, found);
   const candidates = found.filter((vaultLease) => !known.has(vaultLease));
-  // Nothing was made; or something was made that Vault's list does not name (seen, not explained yet), and only the target knows.
+  // Nothing was made; or something was made that Vault has no lease of (sweep.ts), and only the target knows.
   if (candidates.length === 0) return 'unknown';
   if (candidates.length > maxCandidates) return 'unknown';
   if (await store.attempting(name, asked.path, decidedAt + skew, clock.now())) return 'wait';

@@ -23,6 +23,7 @@ export interface TaskTokensOptions {
 export interface HeldToken {
   token: string;
   accessor: string;
+  name: string;
   /** When Vault ends it whatever is done. */
   end: Instant;
 }
@@ -93,11 +94,11 @@ export function createTaskTokens(options: TaskTokensOptions) {
       clock,
       AbortSignal.timeout(server.config.issueTimeout),
     );
-    const { accessor, token, end: expiresAt, period } = made;
+    const { accessor, token, name, end: expiresAt, period } = made;
     const row = { tenant: task.tenant, taskId: task.taskId, server: targetName(server.name), accessor, expiresAt };
     await store.insert(row, clock.now() + period * fraction * spread());
     byAccessor.set(accessor, { key, token });
-    return { token, accessor, end: expiresAt };
+    return { token, accessor, name, end: expiresAt };
   }
 
   /** The token with which a lease was to be read, if this replica has it. */
