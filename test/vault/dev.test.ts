@@ -59,7 +59,7 @@ describeVault('leasehold dev --vault', () => {
     const { taskId } = task!;
     const { credential } = await credentials.issueCredential({ requestId: crypto.randomUUID(), taskId, ...tools[0]! });
     const login = credential!.material.value as PostgresLogin;
-    expect(login.username).toMatch(new RegExp(`^v-${names.target}-read-`));
+    expect(login.username).toMatch(new RegExp(`^v-${names.target}-[a-z0-9]{12}-read-`));
     expect(await connects(login)).toBe(true);
     const closed = await tasks.closeTask({ requestId: crypto.randomUUID(), taskId, justification: 'done', wait: true });
     expect(closed.task?.state).toBe(TaskState.CLOSED);
