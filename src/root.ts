@@ -232,7 +232,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       providers,
       concurrency: 16,
       revokeTimeout,
-      patience: 1_000,
+      patience: 100,
       settleBound: config.tasks.settleBound,
       giveUpAfter: 24 * 3_600_000,
       random: Math.random,

@@ -1,3 +1,4 @@
+import { startDrain, type Drain } from './drain.ts';
 import type { Lease, LeaseOutcome } from './model.ts';
 import { targetOf, type Provider, type TargetProvider } from './provider.ts';
 import { createSlots } from './slots.ts';
@@ -67,8 +68,9 @@ export function createSettler(options: SettlerOptions) {
     onFailing: (target, failures) => emit('target.failing', { target, failures }),
     onRecovered: (target, failures) => emit('target.recovered', { target, failures }),
   });
-  /** Targets that are being worked through, each by one piece of work. */
-  const busy = new Map<string, Promise<void>>();
+  /** Targets that are being worked through, each by one drain. */
+  const busy = new Map<string, Drain>();
+  const underWay = new Set<Promise<void>>();
   let stopping = false;
   let lookSlowlyAt: Instant = 0;
   let finishAt: Instant = 0;
@@ -79,6 +81,7 @@ export function createSettler(options: SettlerOptions) {
     /** One round. True: there may be more to do at once. */
     tick: async (): Promise<boolean> => {
       const now = clock.now();
+      for (const drain of busy.values()) drain.poke();
       const done = await store.settleSelfContained(selfContained, now, batch);
       if (done > 0) emit('settle.batch', { leases: done });
       const drains = await beginDrains(now);
@@ -105,7 +108,7 @@ export function createSettler(options: SettlerOptions) {
       if (providers.get(lease.provider)?.selfContained === true) {
         await store.settleSelfContained(selfContained, clock.now(), 1, { tenant, leaseId });
       } else if (breaker.healthy(targetOf(lease.handle))) {
-        await settleAll([lease]);
+        await start([lease], undefined).done;
       }
     },
 
@@ -120,7 +123,7 @@ export function createSettler(options: SettlerOptions) {
     /** Resolves when what is under way has ended. */
     stop: async (): Promise<void> => {
       stopping = true;
-      await Promise.all(busy.values());
+      await Promise.all(underWay);
     },
   };
 
@@ -136,7 +139,7 @@ export function createSettler(options: SettlerOptions) {
       const claimed = await store.claim(atTarget, now, claimFor, options.concurrency, except);
       if (claimed.length === 0) break;
       options.reached('settle.claimed');
-      for (const [target, leases] of byTarget(claimed)) begun.push(begin(target, () => drain(target, leases)));
+      for (const [target, leases] of byTarget(claimed)) begun.push(begin(target, leases));
       // Fewer than were asked for: all that is due elsewhere is in this claim.
       if (claimed.length < options.concurrency) break;
     }
@@ -148,7 +151,7 @@ export function createSettler(options: SettlerOptions) {
     for (const target of breaker.toProbe(now)) {
       if (busy.has(target) || stopping) continue;
       const claimed = await store.claim(atTarget, now, claimFor, 1, [], target);
-      if (claimed.length > 0) begun.push(begin(target, () => drain(target, claimed)));
+      if (claimed.length > 0) begun.push(begin(target, claimed));
     }
     return begun;
   }
@@ -157,30 +160,40 @@ export function createSettler(options: SettlerOptions) {
     const probed = new Set(breaker.toProbe(now));
     const except = [...busy.keys(), ...breaker.failing().filter((target) => !probed.has(target))];
     const claimed = await store.claimIrrevocable(atTarget, now, claimFor, options.concurrency, except);
-    await patiently([...byTarget(claimed)].map(([target, leases]) => begin(target, () => settleAll(leases))));
+    await patiently([...byTarget(claimed)].map(([target, leases]) => begin(target, leases, 'these alone')));
     // A full claim is not the last one.
     if (claimed.length === options.concurrency) lookSlowlyAt = 0;
   }
 
-  function begin(target: string, work: () => Promise<void>): Promise<void> {
-    const running = work()
+  /** Goes on with what is due at this target for as long as it takes it. */
+  function begin(target: string, claimed: readonly Lease[], only?: 'these alone'): Promise<void> {
+    const until = clock.now() + options.patience;
+    const drain = start(claimed, only === undefined ? target : undefined, () => busy.delete(target));
+    busy.set(target, drain);
+    const running = drain.done
+      .then(async () => {
+        // The round that began it has ended without it.
+        if (clock.now() >= until) while (await finishTasks());
+      })
       // Nothing is lost: the claims run out, and the next one finds the credentials gone.
       .catch((error: unknown) => emit('storage.failed', { operation: 'settle', error }))
-      .finally(() => busy.delete(target));
-    busy.set(target, running);
+      .finally(() => underWay.delete(running));
+    underWay.add(running);
     return running;
   }
 
-  /** Goes on with what is due at this target for as long as it takes it. */
-  async function drain(target: string, claimed: readonly Lease[]): Promise<void> {
-    const until = clock.now() + options.patience;
-    for (let leases = claimed; leases.length > 0;) {
-      await settleAll(leases);
-      if (stopping || !breaker.healthy(target)) break;
-      leases = await store.claim(atTarget, clock.now(), claimFor, options.concurrency, [], target);
-    }
-    // The round that began it has ended without it.
-    if (clock.now() >= until) while (await finishTasks());
+  /** `more`: the target whose further leases are to follow. */
+  function start(claimed: readonly Lease[], more: string | undefined, ended?: () => void): Drain {
+    return startDrain<Lease, Settled>(claimed, {
+      atOnce: options.concurrency,
+      claim: async (limit) => {
+        if (more === undefined || stopping || !breaker.healthy(more)) return [];
+        return await store.claim(atTarget, clock.now(), claimFor, limit, [], more);
+      },
+      work: settle,
+      record,
+      ...(ended === undefined ? {} : { ended }),
+    });
   }
 
   /** True: there is more to finish. A tree is settled from below, level by level. */
@@ -199,21 +212,16 @@ export function createSettler(options: SettlerOptions) {
     await Promise.race([all, options.sleep(options.patience, done.signal)]);
   }
 
-  async function settleAll(leases: readonly Lease[]): Promise<void> {
-    const results = await Promise.all(
-      leases.map(async (lease) => {
-        const attempt = await revoke(lease);
-        if (attempt.is === 'gone' || attempt.is === 'bounded') return resultOf(lease, attempt, clock.now());
-        const noted =
-          attempt.is === 'failed'
-            ? failed(lease, attempt.because)
-            : store.failed(lease, attempt.because, attempt.lookAgainAt);
-        // What is gone is recorded even if this is not: the claim then runs out.
-        await noted.catch((error: unknown) => emit('storage.failed', { operation: 'settle', error }));
-        return undefined;
-      }),
-    );
-    await record(results.filter((result) => result !== undefined));
+  async function settle(lease: Lease): Promise<Settled | undefined> {
+    const attempt = await revoke(lease);
+    if (attempt.is === 'gone' || attempt.is === 'bounded') return resultOf(lease, attempt, clock.now());
+    const noted =
+      attempt.is === 'failed'
+        ? failed(lease, attempt.because)
+        : store.failed(lease, attempt.because, attempt.lookAgainAt);
+    // What is gone is recorded even if this is not: the claim then runs out.
+    await noted.catch((error: unknown) => emit('storage.failed', { operation: 'settle', error }));
+    return undefined;
   }
 
   async function revoke(lease: Lease): Promise<Attempt> {

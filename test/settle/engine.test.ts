@@ -48,6 +48,8 @@ interface Target {
   does: 'succeed' | 'fail' | 'hang';
   /** Handles that cannot be revoked whatever the others do. */
   stuck: Set<string>;
+  /** Handles whose revocation hangs whatever the others do. */
+  hung: Set<string>;
   attempts: string[];
   underWay: number;
   most: number;
@@ -60,7 +62,7 @@ function makeTargets() {
   const target = (name: string): Target => {
     let found = targets.get(name);
     if (found === undefined) {
-      found = { does: 'succeed', stuck: new Set(), attempts: [], underWay: 0, most: 0 };
+      found = { does: 'succeed', stuck: new Set(), hung: new Set(), attempts: [], underWay: 0, most: 0 };
       targets.set(name, found);
     }
     return found;
@@ -76,7 +78,7 @@ function makeTargets() {
       at.most = Math.max(at.most, at.underWay);
       try {
         await new Promise<void>((resolve) => setImmediate(resolve));
-        if (at.does === 'hang') await new Promise<void>((resolve) => held.add(resolve));
+        if (at.does === 'hang' || at.hung.has(handle)) await new Promise<void>((resolve) => held.add(resolve));
         if (at.does === 'fail' || at.stuck.has(handle)) throw new Error('it does not let go');
       } finally {
         at.underWay -= 1;
@@ -172,6 +174,20 @@ test('a target that hangs, with hundreds waiting before it, holds up no other', 
   // What hangs is as much as is allowed, and later rounds add nothing.
   await settler.tick();
   expect(target('hung').attempts).toHaveLength(16);
+});
+
+test('a credential whose revocation hangs holds up none that become due at its target later', async () => {
+  const { target, provider } = makeTargets();
+  const first = await closedTask('partly', 1);
+  target('partly').hung.add(first.leases[0]!.handle);
+  const settler = engine(provider);
+  await settler.tick();
+  now += 1;
+  const later = await closedTask('partly', 40);
+  await settler.tick();
+  await expect.poll(async () => await unsettled(later.task)).toBe(0);
+  expect(await unsettled(first.task)).toBe(1);
+  expect(target('partly').attempts).toHaveLength(41);
 });
 
 test('a target that fails gets one attempt per rest, and all of its leases once it is back', async () => {
