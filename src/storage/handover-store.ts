@@ -6,7 +6,7 @@ import type { Outbox } from './notification-store.ts';
 import { transaction } from './pool.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, taskFromRow } from './rows.ts';
 import { taskById } from './task-rows.ts';
-import { lockSubtree } from './task-tree.ts';
+import { isPastDeadline, lockSubtree } from './task-tree.ts';
 import { notifyTasks } from './wake.ts';
 
 type Row = Record<string, unknown>;
@@ -29,7 +29,7 @@ export function createHandoverStore(pool: pg.Pool, outbox: Outbox): HandoverStor
           const { closed, ended } = done.rows[0];
           return { task: task!, changed: false, closedTasks: closed, endedLeases: ended };
         }
-        if (open[0] !== taskId) return undefined;
+        if (open[0] !== taskId || (await isPastDeadline(client, tenant, taskId))) return undefined;
         const below = open.slice(1);
         if (below.length > 0) {
           const closing = { ...event, kind: 'task.closed' as const, detail: {} };

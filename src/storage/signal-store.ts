@@ -11,6 +11,9 @@ type Row = Record<string, unknown>;
 /** Longer than any transaction of ours can live (its time-outs are in storage/pool.ts). */
 const commitWindow = `interval '60 seconds'`;
 
+/** Of the row that is written: it is of now, whatever the clocks of the replicas that took it and the one before. */
+const undated = '(SELECT NOT i.dated FROM input i WHERE i.signal_id = excluded.signal_id)';
+
 /**
  * One statement, one transaction: the request is taken, the newest word of each source on each subject is kept, and what
  * changed is audited and put into the queue of reevaluation.
@@ -21,9 +24,9 @@ WITH request AS (
   VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING request_id
 ), input AS MATERIALIZED (
   SELECT * FROM unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int4[], $11::text[], $12::text[],
-    $13::float8[], $14::float8[], $15::float8[], $16::float8[])
+    $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::bool[])
     AS i(signal_id, subject_kind, subject, kind, source, value, reason, reported_by, reported_at, occurred_at, expires_at,
-      cleared_at)
+      cleared_at, dated)
   WHERE EXISTS (SELECT FROM request)
 ), written AS (
   INSERT INTO signals AS s (tenant, signal_id, subject_kind, subject, kind, source, value, reason, reported_by, reported_at,
@@ -34,16 +37,18 @@ WITH request AS (
   FROM input i ORDER BY i.subject_kind, i.subject, i.kind, i.source
   ON CONFLICT (tenant, subject_kind, subject, kind, source) DO UPDATE
   SET signal_id = excluded.signal_id, value = excluded.value, reason = excluded.reason, reported_by = excluded.reported_by,
-    reported_at = excluded.reported_at, occurred_at = excluded.occurred_at, expires_at = excluded.expires_at,
-    cleared_at = excluded.cleared_at, expiry_queued = false, changed_at = clock_timestamp(), txid = pg_current_xact_id()
-  WHERE s.occurred_at <= excluded.occurred_at
+    reported_at = excluded.reported_at,
+    occurred_at = GREATEST(excluded.occurred_at, s.occurred_at + (${undated})::int * interval '1 millisecond'),
+    expires_at = excluded.expires_at, cleared_at = excluded.cleared_at, expiry_queued = false,
+    changed_at = clock_timestamp(), txid = pg_current_xact_id()
+  WHERE s.occurred_at <= excluded.occurred_at OR ${undated}
   RETURNING s.*
 ), queued AS (
   INSERT INTO signal_reevaluations (tenant, subject_kind, subject, signal_id, began_at, due_at)
   SELECT w.tenant, w.subject_kind, w.subject, w.signal_id, t.at, t.at
   FROM written w CROSS JOIN (SELECT clock_timestamp() AS at) t
 ), logged AS (
-  ${auditInsert} ${auditSelect} FROM ${auditUnnest(17)}
+  ${auditInsert} ${auditSelect} FROM ${auditUnnest(18)}
   WHERE (e.detail::json ->> 'signal_id') IN (SELECT w.signal_id FROM written w)
 ), woken AS (
   SELECT pg_notify('${signalChannel}', '') WHERE EXISTS (SELECT FROM written)
@@ -144,7 +149,7 @@ export function createSignalStore(pool: pg.Pool): SignalStore {
   };
 }
 
-async function writeOnce(pool: pg.Pool, { tenant, reporter, requestId, digest, signals, events }: SignalWrite) {
+async function writeOnce(pool: pg.Pool, { tenant, reporter, requestId, digest, signals, dated, events }: SignalWrite) {
   const column = (value: (signal: Signal) => unknown) => signals.map(value);
   const { rows } = await pool.query({
     name: 'write-signals',
@@ -166,6 +171,7 @@ async function writeOnce(pool: pg.Pool, { tenant, reporter, requestId, digest, s
       column((s) => s.occurredAt),
       column((s) => s.expiresAt ?? null),
       column((s) => s.clearedAt ?? null),
+      dated,
       ...auditColumns(events),
     ],
   });

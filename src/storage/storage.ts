@@ -27,6 +27,10 @@ import { createTimelineStore } from './timeline-store.ts';
 import { createTaskTokenStore } from './task-token-store.ts';
 import { createWake } from './wake.ts';
 
+/** Milliseconds between two looks at our own clock with one at the database's in between. */
+const longestLook = 5_000;
+const mostLooks = 3;
+
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
 
 /** Connects, and refuses a database that this release does not fit. */
@@ -69,12 +73,17 @@ export async function openStorage(options: DatabaseOptions & { maxCallsPerTask?:
       alarms: () => readAlarms(pool),
       wake,
 
-      /** Milliseconds by which the database's clock is ahead of `now`, within the round trip. */
+      /** Milliseconds by which the database's clock is ahead of `now`, within half the round trip. */
       clockOffset: (now: () => number) =>
         guarded(async () => {
-          const before = now();
-          const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
-          return rows[0]!.now.getTime() - (before + now()) / 2;
+          for (let round = 1; ; round++) {
+            const before = now();
+            const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
+            const after = now();
+            // Our clock was set meanwhile, or the answer took so long that its middle says nothing.
+            const isUseless = after < before || after - before > longestLook;
+            if (!isUseless || round === mostLooks) return rows[0]!.now.getTime() - (before + after) / 2;
+          }
         }),
 
       close: async () => {

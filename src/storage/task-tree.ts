@@ -51,6 +51,19 @@ export async function lockSubtree(client: Client, tenant: string, taskId: string
   return top.rows[0].open ? [taskId, ...below] : below;
 }
 
+/**
+ * Whether a task that is locked has come to its deadline, though no worker has closed it yet: it has ended, and nothing
+ * brings it back. By the database's clock, which also decides what is issued for it.
+ */
+export async function isPastDeadline(client: Client, tenant: string, taskId: string): Promise<boolean> {
+  const { rows } = await client.query<{ past: boolean }>({
+    name: 'past-deadline',
+    text: 'SELECT deadline <= clock_timestamp() AS past FROM tasks WHERE tenant = $1 AND task_id = $2',
+    values: [tenant, taskId],
+  });
+  return rows[0]?.past ?? true;
+}
+
 export async function insertBelow(
   pool: pg.Pool,
   task: NewTask,
@@ -149,7 +162,7 @@ export async function moveDeadline(
       if (deadline > latest) return { beyond: latest };
     }
     const open = (await lockSubtree(client, tenant, taskId)) ?? [];
-    if (open[0] !== taskId) return undefined;
+    if (open[0] !== taskId || (await isPastDeadline(client, tenant, taskId))) return undefined;
     const earliest = await lastUnstoppable(client, tenant, open, deadline);
     if (earliest !== undefined) return { earliest };
     const { rows } = await client.query<Row & { task_id: string; was: Date }>({

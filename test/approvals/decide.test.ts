@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AdminService } from '../../src/gen/leasehold/v1/admin_service_pb.js';
 import { ApprovalKind, ApprovalState, Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
@@ -290,6 +291,9 @@ describe('who decides', () => {
       states.push(approval!.state);
     }
     expect(states).toEqual([ApprovalState.PENDING, ApprovalState.TIMED_OUT]);
+    // It cools down from when it was to be decided, whenever a worker came to it.
+    const { approval } = await served.approvals('agent/analyst').getApproval({ approvalId: name });
+    expect(timestampMs(approval!.coolDownUntil!)).toBe(timestampMs(approval!.decideBy!) + 3_600_000);
     expect(await refusal(approve(served, people.guard, name))).toMatchObject({ reason: 'APPROVAL_SETTLED' });
     const again = await askFor(served, { taskId, ...open });
     expect(again).toMatchObject({ name, refused: { reason: 'APPROVAL_DENIED', metadata: { cause: 'timed_out' } } });

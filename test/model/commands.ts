@@ -3,18 +3,19 @@ import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt';
 import fc from 'fast-check';
 import { expect } from 'vitest';
 import { devWorkload } from '../../src/dev/environment.ts';
-import { Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
-import type { Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
+import { ApprovalState, Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
 import type { OpenTaskResponse } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import {
   accesses,
   above,
+  askInModel,
   closeInModel,
+  decideInModel,
   handOverInModel,
   isAgentLocked,
   isLocked,
   issueOutcome,
-  maxLife,
+  maxTaskLife,
   mayOpenChild,
   mayRenew,
   moveDeadline,
@@ -22,56 +23,33 @@ import {
   type Access,
   type AgentName,
   type Model,
-  type ModelLease,
   type ModelScope,
   type ModelTask,
 } from './reference.ts';
-import { answered, secretOf, toolAndTier, type Refused, type Replica, type World } from './world.ts';
-
-type Command = fc.AsyncCommand<Model, World>;
-type ReplicaIndex = 0 | 1;
-
-/** Clocks of replicas, the database and this process may differ by what a test moves them, and a little. */
-const slack = 6_000;
-
-function command(
-  text: string,
-  needs: 'nothing' | 'task' | 'lease' | 'approval',
-  run: (model: Model, world: World) => Promise<void>,
-): Command {
-  return {
-    check: ({ tasks }) => {
-      if (needs === 'nothing') return true;
-      if (needs === 'task') return tasks.length > 0;
-      return tasks.some((task) => (needs === 'lease' ? task.leases : task.approvals).length > 0);
-    },
-    run,
-    toString: () => text,
-  };
-}
-
-function pick<T>(items: readonly T[], index: number): T {
-  return items[index % items.length]!;
-}
-
-function pickLease({ tasks }: Model, index: number): { task: ModelTask; lease: ModelLease } {
-  return pick(
-    tasks.flatMap((task) => task.leases.map((lease) => ({ task, lease }))),
-    index,
-  );
-}
-
-/** A refusal that a replica with a clock far off may always give. */
-function tolerated(model: Model, replica: ReplicaIndex, refused: Refused): boolean {
-  return model.mayRefuse[replica] && (refused.code === 'Unavailable' || refused.reason === 'CLOCK_SKEW');
-}
+import { signalCommands } from './signals.ts';
+import {
+  command,
+  index,
+  issueAt,
+  pick,
+  pickLease,
+  received,
+  replica,
+  slack,
+  tolerated,
+  type Command,
+  type ReplicaIndex,
+} from './steps.ts';
+import { timeCommands } from './time.ts';
+import { answered, toolAndTier } from './world.ts';
 
 function openTask(agent: AgentName, tools: readonly Access[], replica: ReplicaIndex): Command {
-  return command(`open(${agent}, ${tools.join(' ')}, r${replica})`, 'nothing', async (model, { replicas }) => {
+  return command(`open(${agent}, ${tools.join(' ')}, r${replica})`, 'nothing', async (model, world) => {
+    const { replicas } = world;
     const result = await answered(replicas[replica].tasks.openTask(taskOf(agent, tools)));
     if ('refused' in result) {
       const locked = isAgentLocked(model, agent) && result.refused.reason === 'LOCKED';
-      expect(locked || tolerated(model, replica, result.refused), JSON.stringify(result.refused)).toBe(true);
+      expect(locked || tolerated(world, result.refused), JSON.stringify(result.refused)).toBe(true);
       return;
     }
     expect(isAgentLocked(model, agent)).toBe(false);
@@ -94,7 +72,8 @@ function opened(
 ): ModelTask {
   const deadline = timestampMs(task!.deadline!);
   if (parent !== undefined) expect(deadline).toBeLessThanOrEqual(parent.deadline);
-  return { taskId: task!.taskId, parent, agent, tools, open: true, deadline, leases: [], approvals: [] };
+  const openedAt = timestampMs(task!.openTime!);
+  return { taskId: task!.taskId, parent, agent, tools, open: true, openedAt, deadline, leases: [], approvals: [] };
 }
 
 /** By whoever opened the parent; `stranger`: by an agent that has nothing to do with it. */
@@ -106,7 +85,8 @@ function openChild(
   replica: ReplicaIndex,
 ): Command {
   const text = `child(${at}, ${agent}, ${tools.join(' ')}${stranger ? ', by a stranger' : ''}, r${replica})`;
-  return command(text, 'task', async (model, { replicas }) => {
+  return command(text, 'task', async (model, world) => {
+    const { replicas } = world;
     const parent = pick(model.tasks, at);
     const by = stranger
       ? replicas[replica].openers[parent.agent === 'alpha' ? 'beta' : 'alpha']
@@ -114,7 +94,7 @@ function openChild(
     const result = await answered(by.openTask({ ...taskOf(agent, tools), parentTaskId: parent.taskId }));
     const allowed = !stranger && mayOpenChild(model, parent, agent, tools);
     if ('refused' in result) {
-      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(allowed && !tolerated(world, result.refused), JSON.stringify(result)).toBe(false);
       return;
     }
     expect(allowed).toBe(true);
@@ -122,40 +102,9 @@ function openChild(
   });
 }
 
-/** What every credential has to be, whatever led to it. */
-function received(task: ModelTask, access: Access, requestId: string, credential: Credential): ModelLease {
-  const lease = credential.lease!;
-  const { tool, tier } = toolAndTier(access);
-  expect({ taskId: lease.taskId, agent: lease.agent, tool: lease.tool, tier: lease.tier }).toEqual({
-    taskId: task.taskId,
-    agent: task.agent,
-    tool,
-    tier,
-  });
-  const expiresAt = timestampMs(lease.expireTime!);
-  const life = expiresAt - timestampMs(lease.issueTime!);
-  expect(life).toBeLessThanOrEqual(maxLife[access]);
-  expect(expiresAt).toBeLessThanOrEqual(task.deadline);
-  expect(expiresAt).toBeLessThanOrEqual(Date.now() + maxLife[access] + slack);
-  expect(lease.policyRevision).toMatch(/^sha256:/);
-  return {
-    leaseId: lease.leaseId,
-    requestId,
-    access,
-    agent: task.agent,
-    expiresAt,
-    renewals: 0,
-    live: true,
-    ...secretOf(credential),
-  };
-}
-
-function issueAt(replica: Replica, task: ModelTask, agent: AgentName, access: Access, requestId: string) {
-  return answered(replica.agents[agent].issueCredential({ requestId, taskId: task.taskId, ...toolAndTier(access) }));
-}
-
 function issue(at: number, agent: AgentName, access: Access, replica: ReplicaIndex): Command {
-  return command(`issue(${at}, ${agent}, ${access}, r${replica})`, 'task', async (model, { replicas }) => {
+  return command(`issue(${at}, ${agent}, ${access}, r${replica})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     const requestId = randomUUID();
     const expected = issueOutcome(model, task, agent, access);
@@ -163,17 +112,14 @@ function issue(at: number, agent: AgentName, access: Access, replica: ReplicaInd
     if ('answer' in result) {
       expect(expected).toBe('granted');
       takeApproval(task, access);
-      task.leases.push(received(task, access, requestId, result.answer.credential!));
+      task.leases.push(received(model, task, access, requestId, result.answer.credential!));
       return;
     }
     const { refused } = result;
-    if (tolerated(model, replica, refused)) return;
+    if (tolerated(world, refused)) return;
     if (expected === 'asks') {
       expect(refused.reason).toBe('APPROVAL_REQUIRED');
-      const approvalId = refused.approval!;
-      if (!task.approvals.some((known) => known.approvalId === approvalId)) {
-        task.approvals.push({ approvalId, state: 'pending' });
-      }
+      askInModel(model, task, refused.approval!);
       return;
     }
     expect(expected, JSON.stringify(refused)).toBe('refused');
@@ -182,17 +128,20 @@ function issue(at: number, agent: AgentName, access: Access, replica: ReplicaInd
 
 /** The same request again, on either replica: the same lease or a refusal, never another lease. */
 function retry(at: number, replica: ReplicaIndex): Command {
-  return command(`retry(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+  return command(`retry(${at}, r${replica})`, 'lease', async (model, world) => {
+    const { replicas } = world;
     const { task, lease } = pickLease(model, at);
     if (lease.renewals > 0 || lease.agent !== task.agent) return;
     const result = await issueAt(replicas[replica], task, task.agent, lease.access, lease.requestId);
     if ('refused' in result) {
       const due = task.open && lease.live && !isLocked(model, task, lease.access);
-      expect(due && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(due && !tolerated(world, result.refused), JSON.stringify(result)).toBe(false);
       return;
     }
     expect(task.open && !isLocked(model, task, lease.access)).toBe(true);
-    const again = received(task, lease.access, lease.requestId, result.answer.credential!);
+    // As it was handed out, though the deadline was moved ahead since: it ends with the task.
+    const asThen = { ...task, deadline: Math.max(task.deadline, lease.expiresAt) };
+    const again = received(model, asThen, lease.access, lease.requestId, result.answer.credential!);
     expect(again.leaseId).toBe(lease.leaseId);
     expect(again.expiresAt).toBe(lease.expiresAt);
     lease.secrets.push(...again.secrets);
@@ -200,7 +149,8 @@ function retry(at: number, replica: ReplicaIndex): Command {
 }
 
 function renew(at: number, replica: ReplicaIndex): Command {
-  return command(`renew(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+  return command(`renew(${at}, r${replica})`, 'lease', async (model, world) => {
+    const { replicas } = world;
     const { task, lease } = pickLease(model, at);
     const requestId = randomUUID();
     const allowed = mayRenew(model, task, lease);
@@ -208,12 +158,12 @@ function renew(at: number, replica: ReplicaIndex): Command {
       replicas[replica].agents[task.agent].renewCredential({ requestId, leaseId: lease.leaseId }),
     );
     if ('refused' in result) {
-      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(allowed && !tolerated(world, result.refused), JSON.stringify(result)).toBe(false);
       return;
     }
     expect(allowed).toBe(true);
     const { credential } = result.answer;
-    const next = { ...received(task, lease.access, requestId, credential!), renewals: lease.renewals + 1 };
+    const next = { ...received(model, task, lease.access, requestId, credential!), renewals: lease.renewals + 1 };
     expect(next.leaseId).not.toBe(lease.leaseId);
     expect(credential!.lease!.renewedFromLeaseId).toBe(lease.leaseId);
     lease.live = false;
@@ -222,22 +172,24 @@ function renew(at: number, replica: ReplicaIndex): Command {
 }
 
 function giveBack(at: number, replica: ReplicaIndex): Command {
-  return command(`return(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+  return command(`return(${at}, r${replica})`, 'lease', async (model, world) => {
+    const { replicas } = world;
     const { task, lease } = pickLease(model, at);
     const result = await answered(replicas[replica].agents[task.agent].returnCredential({ leaseId: lease.leaseId }));
     if ('refused' in result) {
-      expect(lease.live && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(lease.live && !tolerated(world, result.refused), JSON.stringify(result)).toBe(false);
       return;
     }
     lease.live = false;
   });
 }
 
-/** Another agent than the lease's tries its hand at it. */
+/** Another agent than the lease's tries its hand at it, be it the one that the task was handed over to. */
 function steal(at: number, replica: ReplicaIndex): Command {
-  return command(`steal(${at}, r${replica})`, 'lease', async (model, { replicas }) => {
+  return command(`steal(${at}, r${replica})`, 'lease', async (model, world) => {
+    const { replicas } = world;
     const { task, lease } = pickLease(model, at);
-    const thief = replicas[replica].agents[task.agent === 'alpha' ? 'beta' : 'alpha'];
+    const thief = replicas[replica].agents[lease.agent === 'alpha' ? 'beta' : 'alpha'];
     const tries = [
       thief.renewCredential({ leaseId: lease.leaseId }),
       thief.returnCredential({ leaseId: lease.leaseId }),
@@ -250,7 +202,8 @@ function steal(at: number, replica: ReplicaIndex): Command {
 }
 
 function close(at: number, replica: ReplicaIndex): Command {
-  return command(`close(${at}, r${replica})`, 'task', async (model, { replicas }) => {
+  return command(`close(${at}, r${replica})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     const result = await answered(replicas[replica].tasks.closeTask({ taskId: task.taskId }));
     expect(result).toHaveProperty('answer');
@@ -260,7 +213,8 @@ function close(at: number, replica: ReplicaIndex): Command {
 
 /** By whoever opened it, to the other agent. Of roots only: below others, those above have their say. */
 function handOver(at: number, replica: ReplicaIndex): Command {
-  return command(`hand-over(${at}, r${replica})`, 'task', async (model, { replicas }) => {
+  return command(`hand-over(${at}, r${replica})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     if (task.parent !== undefined) return;
     const agent: AgentName = task.agent === 'alpha' ? 'beta' : 'alpha';
@@ -272,9 +226,11 @@ function handOver(at: number, replica: ReplicaIndex): Command {
         justification: 'a change of shift',
       }),
     );
-    const allowed = task.open && !isLocked(model, task) && !isAgentLocked(model, agent);
+    // A lock on the agent before is no reason to leave its work with it.
+    const isTaskLocked = model.locks.some(({ scope }) => scope.kind === 'task' && scope.task === task);
+    const allowed = task.open && !isTaskLocked && !isAgentLocked(model, agent);
     if ('refused' in result) {
-      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(allowed && !tolerated(world, result.refused), JSON.stringify(result)).toBe(false);
       return;
     }
     expect(allowed).toBe(true);
@@ -283,20 +239,21 @@ function handOver(at: number, replica: ReplicaIndex): Command {
 }
 
 function extend(at: number, minutes: number, replica: ReplicaIndex): Command {
-  return command(`extend(${at}, ${minutes} min, r${replica})`, 'task', async (model, { replicas }) => {
+  return command(`extend(${at}, ${minutes} min, r${replica})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
-    const deadline = Date.now() + minutes * 60_000;
+    const deadline = model.now() + minutes * 60_000;
     const result = await answered(
       replicas[replica].tasks.extendTask({ taskId: task.taskId, deadline: timestampFromMs(deadline) }),
     );
     // Close to the parent's the two clocks decide.
-    const room = task.parent === undefined ? Infinity : task.parent.deadline - deadline;
+    const longest = task.openedAt + maxTaskLife;
+    const room = Math.min(longest, task.parent?.deadline ?? Infinity) - deadline;
     if ('refused' in result) {
       const free = !isLocked(model, task);
-      expect(
-        task.open && free && room > slack && !tolerated(model, replica, result.refused),
-        JSON.stringify(result),
-      ).toBe(false);
+      expect(task.open && free && room > slack && !tolerated(world, result.refused), JSON.stringify(result)).toBe(
+        false,
+      );
       return;
     }
     expect(task.open && room >= 0).toBe(true);
@@ -305,7 +262,8 @@ function extend(at: number, minutes: number, replica: ReplicaIndex): Command {
 }
 
 function vote(at: number, approves: boolean, replica: ReplicaIndex): Command {
-  return command(`${approves ? 'approve' : 'deny'}(${at}, r${replica})`, 'approval', async (model, { replicas }) => {
+  return command(`${approves ? 'approve' : 'deny'}(${at}, r${replica})`, 'approval', async (model, world) => {
+    const { replicas } = world;
     const { task, approval } = pick(
       model.tasks.flatMap((one) => one.approvals.map((known) => ({ task: one, approval: known }))),
       at,
@@ -318,16 +276,19 @@ function vote(at: number, approves: boolean, replica: ReplicaIndex): Command {
     );
     const allowed = task.open && approval.state === 'pending';
     if ('refused' in result) {
-      expect(allowed && !tolerated(model, replica, result.refused), JSON.stringify(result)).toBe(false);
+      expect(allowed && !tolerated(world, result.refused), JSON.stringify(result)).toBe(false);
       return;
     }
-    if (allowed) approval.state = approves ? 'approved' : 'denied';
+    if (allowed) decideInModel(model, approval, approves);
+    // The same word again is no error, and changes nothing.
+    else if (approval.state !== 'approved') expect(result.answer.approval!.state).not.toBe(ApprovalState.APPROVED);
   });
 }
 
 /** A close on one replica and issues on both, at the same moment. */
 function closeAgainstIssues(at: number, access: Access, replica: ReplicaIndex): Command {
-  return command(`close(${at}, r${replica}) ‖ 4 × issue(${access})`, 'task', async (model, { replicas }) => {
+  return command(`close(${at}, r${replica}) ‖ 4 × issue(${access})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     const couldIssue = issueOutcome(model, task, task.agent, access) === 'granted';
     const requestIds = Array.from({ length: 4 }, () => randomUUID());
@@ -341,7 +302,7 @@ function closeAgainstIssues(at: number, access: Access, replica: ReplicaIndex): 
       if ('refused' in result) continue;
       got += 1;
       takeApproval(task, access);
-      task.leases.push(received(task, access, requestIds[n]!, result.answer.credential!));
+      task.leases.push(received(model, task, access, requestIds[n]!, result.answer.credential!));
     }
     if (!couldIssue) expect(got).toBe(0);
     closeInModel(model, task);
@@ -350,7 +311,8 @@ function closeAgainstIssues(at: number, access: Access, replica: ReplicaIndex): 
 
 /** A close of a whole tree on one replica while children are opened below it, and used, on both. */
 function closeAgainstOpens(at: number, agent: AgentName, replica: ReplicaIndex): Command {
-  return command(`close-tree(${at}, r${replica}) ‖ 3 × child(${agent})`, 'task', async (model, { replicas }) => {
+  return command(`close-tree(${at}, r${replica}) ‖ 3 × child(${agent})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     const root = above(task).at(-1) ?? task;
     const tools = [task.tools[0]!];
@@ -362,7 +324,7 @@ function closeAgainstOpens(at: number, agent: AgentName, replica: ReplicaIndex):
       const child = opened(result.answer, agent, tools, task);
       const requestId = randomUUID();
       const used = await issueAt(at, child, agent, tools[0]!, requestId);
-      if ('answer' in used) child.leases.push(received(child, tools[0]!, requestId, used.answer.credential!));
+      if ('answer' in used) child.leases.push(received(model, child, tools[0]!, requestId, used.answer.credential!));
       return child;
     });
     const closed = await answered(replicas[replica].tasks.closeTask({ taskId: root.taskId }));
@@ -380,7 +342,8 @@ function closeAgainstOpens(at: number, agent: AgentName, replica: ReplicaIndex):
 
 /** One request on both replicas at once, as after a lost answer. */
 function twice(at: number, access: Access): Command {
-  return command(`twice(${at}, ${access})`, 'task', async (model, { replicas }) => {
+  return command(`twice(${at}, ${access})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     const couldIssue = issueOutcome(model, task, task.agent, access) === 'granted';
     const requestId = randomUUID();
@@ -388,26 +351,25 @@ function twice(at: number, access: Access): Command {
     const got = results.flatMap((result) => ('answer' in result ? [result.answer.credential!] : []));
     for (const result of results) {
       if ('answer' in result || result.refused.reason !== 'APPROVAL_REQUIRED') continue;
-      const approvalId = result.refused.approval!;
-      if (task.approvals.every((known) => known.approvalId !== approvalId)) {
-        task.approvals.push({ approvalId, state: 'pending' });
-      }
+      askInModel(model, task, result.refused.approval!);
     }
     if (got.length === 0) {
-      expect(couldIssue && !model.mayRefuse.some(Boolean), JSON.stringify(results)).toBe(false);
+      const all = results.every((result) => 'refused' in result && tolerated(world, result.refused));
+      expect(couldIssue && !all, JSON.stringify(results)).toBe(false);
       return;
     }
     expect(couldIssue).toBe(true);
     expect(new Set(got.map(({ lease }) => lease!.leaseId)).size).toBe(1);
     takeApproval(task, access);
-    const [first, ...others] = got.map((credential) => received(task, access, requestId, credential));
+    const [first, ...others] = got.map((credential) => received(model, task, access, requestId, credential));
     task.leases.push({ ...first!, secrets: [first!, ...others].flatMap(({ secrets }) => secrets) });
   });
 }
 
 /** One approval with one use, and issues on both replicas at once. */
 function spendTwice(at: number): Command {
-  return command(`spend(${at})`, 'approval', async (model, { replicas }) => {
+  return command(`spend(${at})`, 'approval', async (model, world) => {
+    const { replicas } = world;
     const task = pick(
       model.tasks.filter((one) => one.approvals.length > 0),
       at,
@@ -423,16 +385,14 @@ function spendTwice(at: number): Command {
       if ('answer' in result) {
         got += 1;
         takeApproval(task, 'api:write');
-        task.leases.push(received(task, 'api:write', requestIds[n]!, result.answer.credential!));
+        task.leases.push(received(model, task, 'api:write', requestIds[n]!, result.answer.credential!));
       } else if (result.refused.reason === 'APPROVAL_REQUIRED') {
-        const approvalId = result.refused.approval!;
-        if (task.approvals.every((known) => known.approvalId !== approvalId)) {
-          task.approvals.push({ approvalId, state: 'pending' });
-        }
+        askInModel(model, task, result.refused.approval!);
       }
     }
     expect(got).toBeLessThanOrEqual(uses);
-    if (expected === 'granted' && !model.mayRefuse.some(Boolean)) expect(got).toBeGreaterThan(0);
+    const all = results.every((result) => 'refused' in result && tolerated(world, result.refused));
+    if (expected === 'granted' && !all) expect(got).toBeGreaterThan(0);
   });
 }
 
@@ -449,18 +409,31 @@ function lockScope(scope: ModelScope) {
 }
 
 /** Issues are under way on both replicas when it is placed; none succeeds that begins after it has been answered. */
-function lock(kind: ModelScope['kind'], at: number, access: Access, replica: ReplicaIndex): Command {
-  return command(`lock(${kind} ${at}, r${replica}) ‖ issues(${access})`, 'task', async (model, { replicas }) => {
+function lock(
+  kind: ModelScope['kind'],
+  at: number,
+  access: Access,
+  minutes: number | undefined,
+  replica: ReplicaIndex,
+): Command {
+  const time = minutes === undefined ? '' : `, ${minutes} min`;
+  return command(`lock(${kind} ${at}${time}, r${replica}) ‖ issues(${access})`, 'task', async (model, world) => {
+    const { replicas } = world;
     const task = pick(model.tasks, at);
     const scope = scopeOf(model, kind, at)!;
     const before = issueOutcome(model, task, task.agent, access);
     const requestIds = Array.from({ length: 4 }, () => randomUUID());
     const issues = requestIds.map((id, n) => issueAt(replicas[(n % 2) as ReplicaIndex], task, task.agent, access, id));
+    const expiresAt = minutes === undefined ? Infinity : model.now() + minutes * 60_000;
     const placed = await answered(
-      replicas[replica].locks.createLock({ scope: lockScope(scope), reason: 'the model says so' }),
+      replicas[replica].locks.createLock({
+        scope: lockScope(scope),
+        reason: 'the model says so',
+        ...(minutes === undefined ? {} : { expireTime: timestampFromMs(expiresAt) }),
+      }),
     );
     if ('refused' in placed) throw new Error(JSON.stringify(placed));
-    model.locks.push({ lockId: placed.answer.lock!.lockId, scope });
+    model.locks.push({ lockId: placed.answer.lock!.lockId, scope, expiresAt });
     if (isLocked(model, task, access)) {
       for (const late of replicas) {
         expect(await issueAt(late, task, task.agent, access, randomUUID())).toHaveProperty('refused');
@@ -469,20 +442,19 @@ function lock(kind: ModelScope['kind'], at: number, access: Access, replica: Rep
     for (const [n, result] of (await Promise.all(issues)).entries()) {
       if ('refused' in result) {
         const { approval } = result.refused;
-        if (approval !== undefined && task.approvals.every(({ approvalId }) => approvalId !== approval)) {
-          task.approvals.push({ approvalId: approval, state: 'pending' });
-        }
+        if (approval !== undefined) askInModel(model, task, approval);
         continue;
       }
       expect(before).toBe('granted');
       takeApproval(task, access);
-      task.leases.push(received(task, access, requestIds[n]!, result.answer.credential!));
+      task.leases.push(received(model, task, access, requestIds[n]!, result.answer.credential!));
     }
   });
 }
 
 function lift(at: number, replica: ReplicaIndex): Command {
-  return command(`lift(${at}, r${replica})`, 'nothing', async (model, { replicas }) => {
+  return command(`lift(${at}, r${replica})`, 'nothing', async (model, world) => {
+    const { replicas } = world;
     if (model.locks.length === 0) return;
     const index = at % model.locks.length;
     const lifted = await answered(
@@ -493,20 +465,9 @@ function lift(at: number, replica: ReplicaIndex): Command {
   });
 }
 
-function moveClock(replica: ReplicaIndex, ahead: number): Command {
-  return command(`clock(r${replica}, ${ahead} ms)`, 'nothing', (model, { replicas }) => {
-    replicas[replica].clock.ahead = ahead;
-    // Beyond ten seconds from the database's clock the broker has to stop by itself, within its next look.
-    if (Math.abs(ahead) > 9_000) model.mayRefuse[replica] = true;
-    return Promise.resolve();
-  });
-}
-
-const replica = fc.constantFrom<ReplicaIndex>(0, 1);
 const agent = fc.constantFrom<AgentName>('alpha', 'beta');
 const access = fc.constantFrom<Access>(...accesses);
 const likely = fc.constantFrom<Access>('api:read', 'api:write', 'db:read');
-const index = fc.nat(30);
 const scopes = fc.constantFrom<ModelScope['kind']>('agent', 'tool', 'task');
 const tools = fc.subarray([...accesses], { minLength: 1 });
 
@@ -530,16 +491,17 @@ export const sequences = (maxCommands: number) => {
     fc.tuple(index, replica).map((args) => giveBack(...args)),
     fc.tuple(index, replica).map((args) => steal(...args)),
     fc.tuple(index, replica).map((args) => close(...args)),
-    fc.tuple(index, fc.integer({ min: 1, max: 90 }), replica).map((args) => extend(...args)),
+    fc.tuple(index, fc.integer({ min: 3, max: 90 }), replica).map((args) => extend(...args)),
     fc.tuple(index, likely, replica).map((args) => closeAgainstIssues(...args)),
     fc.tuple(index, likely).map((args) => twice(...args)),
     fc.tuple(index, agent, replica).map((args) => closeAgainstOpens(...args)),
     fc.tuple(index, replica).map((args) => handOver(...args)),
-    fc.tuple(scopes, index, likely, replica).map((args) => lock(...args)),
+    fc.tuple(scopes, index, likely, fc.constantFrom(undefined, 5, 45), replica).map((args) => lock(...args)),
     fc.tuple(index, replica).map((args) => lift(...args)),
     fc.tuple(index, replica).map((args) => lift(...args)),
     index.map((at) => spendTwice(at)),
-    fc.tuple(replica, fc.constantFrom(-4_000, -500, 0, 500, 4_000)).map((args) => moveClock(...args)),
+    ...timeCommands,
+    ...signalCommands,
   ];
   // Every kind is as likely as another: what is to happen more often stands here more often.
   return fc.commands([...often, ...often, ...often, ...rarely], { maxCommands, size: 'max' });

@@ -1,5 +1,7 @@
 import { expect } from 'vitest';
-import type { Model } from './reference.ts';
+import { maxLife, type Model } from './reference.ts';
+import { cleared } from './signals.ts';
+import { eventually } from './steps.ts';
 import type { World } from './world.ts';
 
 interface LeaseRow {
@@ -16,7 +18,22 @@ interface LeaseRow {
   decided: number;
   issued: number;
   abandoned: number;
+  cause: string;
+  is_over: boolean;
   on_feed: boolean;
+}
+
+/** The next sequence finds nothing in force, however this one came out. */
+export async function clearAway(world: World): Promise<void> {
+  const [{ locks, signals, clock }, other] = world.replicas;
+  clock.ahead = other.clock.ahead = 0;
+  for (const { lockId } of (await locks.listLocks({})).locks) {
+    await locks.liftLock({ lockId, reason: 'the sequence is over' });
+  }
+  const { signals: said } = await signals.operator.listSignals({});
+  if (said.length === 0) return;
+  await signals.operator.clearSignals({ signalIds: said.map(({ signalId }) => signalId) });
+  await cleared(world);
 }
 
 /**
@@ -25,15 +42,20 @@ interface LeaseRow {
  */
 export async function checkGroundTruth(model: Model, world: World): Promise<void> {
   const ids = model.tasks.map(({ taskId }) => taskId);
-  const [{ locks }] = world.replicas;
-  for (const { lockId } of model.locks) await locks.liftLock({ lockId, reason: 'the sequence is over' });
   if (ids.length === 0) return;
   const { tasks } = world.replicas[0];
-  await Promise.all(ids.map((taskId) => tasks.closeTask({ taskId, wait: true }, { timeoutMs: 30_000 })));
+  // Those whose time is over have closed by themselves.
+  const open = model.tasks.filter((task) => task.open).map(({ taskId }) => taskId);
+  await Promise.all(open.map((taskId) => tasks.closeTask({ taskId, wait: true }, { timeoutMs: 30_000 })));
+  await eventually('the settlement of every task', async () => {
+    const left = await world.database.query('SELECT FROM tasks WHERE task_id = ANY($1) AND settled_at IS NULL', [ids]);
+    return left.rows.length === 0;
+  });
 
   const { rows } = await world.database.query<LeaseRow>(
     `SELECT l.lease_id, l.task_id, l.request_id, l.agent, l.tool || ':' || l.tier AS access, l.state, l.outcome, l.handle, l.provider,
-       l.expires_at > t.deadline AND l.expires_at > l.issued_at + interval '10 minutes' AS too_long,
+       l.settle_cause AS cause, l.expires_at <= $2 AS is_over,
+       l.expires_at > l.issued_at + ($3::jsonb ->> (l.tool || ':' || l.tier))::float8 * interval '1 millisecond' AS too_long,
        count(*) FILTER (WHERE e.kind = 'decision.made' AND e.detail->>'effect' = 'allow' AND e.detail->>'policy_revision' = l.policy_revision)::int AS decided,
        count(*) FILTER (WHERE e.kind IN ('lease.issued', 'lease.renewed'))::int AS issued,
        count(*) FILTER (WHERE e.kind = 'lease.abandoned')::int AS abandoned,
@@ -42,7 +64,7 @@ export async function checkGroundTruth(model: Model, world: World): Promise<void
      JOIN tasks t USING (tenant, task_id)
      LEFT JOIN audit_events e ON e.tenant = l.tenant AND e.task_id = l.task_id AND e.lease_id = l.lease_id
      WHERE l.task_id = ANY($1) GROUP BY l.tenant, l.lease_id, t.tenant, t.task_id`,
-    [ids],
+    [ids, new Date(world.clock.now()), JSON.stringify(maxLife)],
   );
   const byId = new Map(rows.map((row) => [row.lease_id, row]));
   const handedOut = new Set(model.tasks.flatMap((task) => task.leases.map(({ leaseId }) => leaseId)));
@@ -53,6 +75,9 @@ export async function checkGroundTruth(model: Model, world: World): Promise<void
       const row = byId.get(lease.leaseId);
       expect(row).toMatchObject({ task_id: task.taskId, agent: lease.agent, access: lease.access });
       expect(row).toMatchObject({ decided: 1, issued: 1, too_long: false });
+      // What the model counts on was there until the end; what a signal stopped was stopped by it, and nothing else was.
+      if (lease.live) expect(row!.cause).toBe('closed');
+      expect(row!.cause === 'signal').toBe(lease.stopped);
     }
     // An approval of one use covers one credential.
     const used = task.approvals.filter(({ state }) => state === 'used').length;
@@ -67,7 +92,8 @@ export async function checkGroundTruth(model: Model, world: World): Promise<void
     expect(row.outcome).not.toBe('irrevocable');
     if (!handedOut.has(row.lease_id)) expect(row.issued === 0 || row.abandoned > 0).toBe(true);
     // A token that never left the broker is nobody's: the feed has those that did.
-    if (row.provider === 'jwt' && row.outcome === 'revoked' && handedOut.has(row.lease_id))
+    // Once it has run out, the feed may forget it.
+    if (row.provider === 'jwt' && row.outcome === 'revoked' && handedOut.has(row.lease_id) && !row.is_over)
       expect(row.on_feed).toBe(true);
   }
   // Invariant 4: one request, one lease.

@@ -1,18 +1,24 @@
 import { rm, cp, mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { Code, ConnectError, type Client } from '@connectrpc/connect';
+import type { DescService } from '@bufbuild/protobuf';
+import { Code, ConnectError, createClient, type Client, type Interceptor } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-node';
 import pg from 'pg';
 import { loadConfig } from '../../src/config/load-config.ts';
-import { devWorkload } from '../../src/dev/environment.ts';
+import { devTrustDomainName, devWorkload } from '../../src/dev/environment.ts';
 import { freePort } from '../../src/dev/postgres.ts';
+import { openDevTrustDomain } from '../../src/dev/trust-domain.ts';
 import { ErrorInfoSchema } from '../../src/gen/google/rpc/error_details_pb.js';
 import { ApprovalService } from '../../src/gen/leasehold/v1/approval_service_pb.js';
 import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
 import { CredentialService, type Credential } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import { LockService } from '../../src/gen/leasehold/v1/lock_service_pb.js';
+import { PolicyService } from '../../src/gen/leasehold/v1/policy_service_pb.js';
+import { SignalService } from '../../src/gen/leasehold/v1/signal_service_pb.js';
 import { startBroker } from '../../src/root.ts';
 import { createEstate } from '../support/broker.ts';
+import { createEstateClock, estateTimeOptions, type EstateClock } from './clock.ts';
 import type { Access, AgentName } from './reference.ts';
 
 export interface Replica {
@@ -22,12 +28,22 @@ export interface Replica {
   openers: Record<AgentName, Client<typeof TaskService>>;
   approver: Client<typeof ApprovalService>;
   locks: Client<typeof LockService>;
-  /** Its clock is ahead of the machine's by this, milliseconds. */
+  signals: Record<SignalSource, Client<typeof SignalService>>;
+  policy: Client<typeof PolicyService>;
+  /** Its clock is ahead of the estate's by this, milliseconds. */
   clock: { ahead: number };
+  /** Whether it says that it can issue. */
+  ready(): Promise<boolean>;
 }
+
+export const signalSources = ['scanner', 'operator'] as const;
+export type SignalSource = (typeof signalSources)[number];
+
+const tokenLife = 3_600_000;
 
 export interface World {
   replicas: readonly [Replica, Replica];
+  clock: EstateClock;
   /** Superuser, in the brokers' database. */
   database: pg.Client;
   /** Superuser, in the target. */
@@ -50,6 +66,31 @@ export async function startWorld(): Promise<World> {
   await rm(policy, { recursive: true });
   await mkdir(policy);
   await cp(path.join(import.meta.dirname, 'fixtures', 'model.yaml'), path.join(policy, 'model.yaml'));
+  const connect = async (url: string, options?: string) => {
+    const client = new pg.Client({ connectionString: url, ...(options === undefined ? {} : { options }) });
+    await client.connect();
+    return client;
+  };
+  const database = await connect(estate.databaseUrl, '-c search_path=leasehold');
+  const target = await connect(estate.targetUrl);
+  const time = await createEstateClock(database);
+  const brokerUrl = new URL(estate.brokerUrl);
+  brokerUrl.searchParams.set('options', estateTimeOptions);
+  const trustDomain = await openDevTrustDomain(path.join(estate.dir, 'trust-domain'), devTrustDomainName, time);
+  const client = <S extends DescService>(service: S, workload: string, port: number): Client<S> => {
+    let token: Promise<string> | undefined;
+    let goodUntil = 0;
+    const authorize: Interceptor = (next) => async (request) => {
+      if (time.now() >= goodUntil) {
+        goodUntil = time.now() + tokenLife / 2;
+        token = trustDomain.mint({ workload: devWorkload(workload), audience: 'leasehold', ttl: tokenLife });
+      }
+      request.header.set('authorization', `Bearer ${await token!}`);
+      return await next(request);
+    };
+    const baseUrl = `http://127.0.0.1:${port}`;
+    return createClient(service, createConnectTransport({ baseUrl, httpVersion: '1.1', interceptors: [authorize] }));
+  };
   const brokers: { stop(graceMs?: number): Promise<void> }[] = [];
   const replica = async (): Promise<Replica> => {
     const [grpcPort, httpPort] = [await freePort(), await freePort()];
@@ -63,36 +104,40 @@ export async function startWorld(): Promise<World> {
     };
     brokers.push(
       await startBroker({
-        config: { ...config, server },
-        clock: { now: () => Date.now() + clock.ahead },
+        config: {
+          ...config,
+          server,
+          database: { ...config.database!, url: { ...config.database!.url, read: () => brokerUrl.href } },
+        },
+        clock: { now: () => time.now() + clock.ahead },
         write: () => undefined,
       }),
     );
     return {
       clock,
-      tasks: estate.client(TaskService, 'orchestrator', httpPort),
+      tasks: client(TaskService, 'orchestrator', httpPort),
       agents: {
-        alpha: estate.client(CredentialService, 'agent/alpha', httpPort),
-        beta: estate.client(CredentialService, 'agent/beta', httpPort),
+        alpha: client(CredentialService, 'agent/alpha', httpPort),
+        beta: client(CredentialService, 'agent/beta', httpPort),
       },
       openers: {
-        alpha: estate.client(TaskService, 'agent/alpha', httpPort),
-        beta: estate.client(TaskService, 'agent/beta', httpPort),
+        alpha: client(TaskService, 'agent/alpha', httpPort),
+        beta: client(TaskService, 'agent/beta', httpPort),
       },
-      approver: estate.client(ApprovalService, 'approver/pat', httpPort),
-      locks: estate.client(LockService, 'operator', httpPort),
+      approver: client(ApprovalService, 'approver/pat', httpPort),
+      locks: client(LockService, 'operator', httpPort),
+      signals: {
+        scanner: client(SignalService, 'scanner', httpPort),
+        operator: client(SignalService, 'operator', httpPort),
+      },
+      policy: client(PolicyService, 'auditor', httpPort),
+      ready: async () => (await fetch(`http://127.0.0.1:${httpPort}/readyz`)).ok,
     };
   };
   const replicas = [await replica(), await replica()] as const;
-  const connect = async (url: string, options?: string) => {
-    const client = new pg.Client({ connectionString: url, ...(options === undefined ? {} : { options }) });
-    await client.connect();
-    return client;
-  };
-  const database = await connect(estate.databaseUrl, '-c search_path=leasehold');
-  const target = await connect(estate.targetUrl);
   return {
     replicas,
+    clock: time,
     database,
     target,
     stop: async () => {

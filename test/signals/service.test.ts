@@ -46,6 +46,24 @@ describe('a report', () => {
     expect((await served.scanner.listSignals({ subject })).signals.map(({ value }) => value)).toEqual([40]);
   });
 
+  test('is the newest word of its source when it arrives, though a replica whose clock is ahead took the last one', async () => {
+    const subject = workload('w/clocks');
+    const report = async (value: number) =>
+      (await served.scanner.reportSignals({ signals: [{ subject, kind: 'risk', value }] })).signals;
+    const [first] = await report(10);
+    const move = `UPDATE leasehold.signals SET occurred_at = occurred_at + interval '5 s' WHERE subject = 'w/clocks'`;
+    await sql(served.estate.databaseUrl, move);
+    expect(await report(80)).toMatchObject([{ value: 80 }]);
+    // What takes an earlier word back does not take this one.
+    expect((await refusal(served.scanner.clearSignals({ signalIds: [first!.signalId] }))).reason).toBe(
+      'SIGNAL_NOT_FOUND',
+    );
+    const [second] = (await served.scanner.listSignals({ subject })).signals;
+    await served.scanner.clearSignals({ signalIds: [second!.signalId] });
+    expect(await report(90)).toMatchObject([{ value: 90 }]);
+    expect((await served.scanner.listSignals({ subject })).signals).toMatchObject([{ value: 90 }]);
+  });
+
   test.each([
     ['no signal', [], 'signals'],
     ['no subject', [{ kind: 'owner_left' }], 'signals[0].subject'],

@@ -8,6 +8,7 @@ import {
   createBrokerDatabase,
   insertedTask,
   leaseOf,
+  newId,
   openTestStorage,
   rows,
   taskOf,
@@ -198,4 +199,25 @@ test('a connection that is lost in the middle of a transaction fails it, and not
   await expect(lost).rejects.toMatchObject({ reason: 'STORAGE_UNAVAILABLE' });
   process.off('uncaughtExceptionMonitor', listener);
   expect(uncaught).toEqual([]);
+});
+
+test('a task past its deadline that no worker has closed yet is not brought back, by nobody', async () => {
+  const over = await openTask({ openedAt: Date.now() - 10_000, deadline: Date.now() - 1 });
+  const event = auditEvent(over, 'task.extended', 'test', Date.now(), {});
+  expect(await storage.tasks.extend(over, Date.now() + 60_000, event, () => event)).toBeUndefined();
+  const to = { agent: 'another', workload: 'spiffe://dev.leasehold.test/agent/another' };
+  const { handOver } = storage.handover({ endpoints: () => [], newId });
+  const handed = await handOver(over, to, crypto.randomUUID(), Date.now(), event, () => {
+    throw new Error('nothing was asked');
+  });
+  expect(handed).toBeUndefined();
+  expect(await storage.tasks.get(over.tenant, over.taskId)).toEqual(over);
+  expect(await eventsOf(over)).toEqual([]);
+});
+
+test('a clock that is set while it is compared with the database’s is compared again', async () => {
+  const hour = 3_600_000;
+  let looks = 0;
+  const offset = await storage.clockOffset(() => Date.now() + (looks++ === 0 ? 0 : hour));
+  expect(Math.abs(offset + hour)).toBeLessThan(hour / 4);
 });

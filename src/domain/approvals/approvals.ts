@@ -236,7 +236,8 @@ export function createApprovals(options: ApprovalsOptions) {
           set: {
             state,
             ...(approval.decidedAt === undefined ? { decidedAt: now } : {}),
-            ...(state === 'timed_out' ? { coolDownUntil: now + approval.coolDown } : {}),
+            // From its end, and not from whenever a worker comes to it.
+            ...(state === 'timed_out' ? { coolDownUntil: approval.decideBy + approval.coolDown } : {}),
           },
           events: [approvalEvent(approval, `approval.${state}` as const, 'broker', now)],
           notices: state === 'expired' ? [] : notice(`approval.${state}`, [{ ...approval, state }], now),

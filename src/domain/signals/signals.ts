@@ -17,7 +17,7 @@ export interface SignalDraft {
   reason: string;
   /** Undefined: until it is cleared. */
   expiresAt: Instant | undefined;
-  /** Undefined: now. */
+  /** Undefined: now, as the newest word of its source. */
   occurredAt?: Instant | undefined;
   /** Takes back what the source said of this subject under this kind. */
   clear?: boolean;
@@ -105,7 +105,16 @@ export function createSignals(options: SignalsOptions) {
         .filter((signal) => signal.clearedAt === undefined)
         .map((signal): Signal => ({ ...signal, clearedAt: now }));
       const events = cleared.map((signal) => event(signal, 'signal.cleared', workload, now, reason));
-      const result = await store.write({ tenant, reporter: workload, requestId, digest, signals: cleared, events });
+      const dated = cleared.map(() => true);
+      const result = await store.write({
+        tenant,
+        reporter: workload,
+        requestId,
+        digest,
+        signals: cleared,
+        dated,
+        events,
+      });
       if (result.digest !== digest) {
         throw new BrokerError('REQUEST_ID_REUSED', 'this request_id was used for other signals: send a new one');
       }
@@ -153,7 +162,8 @@ export function createSignals(options: SignalsOptions) {
     const events = signals.map((signal) =>
       event(signal, signal.clearedAt === undefined ? 'signal.reported' : 'signal.cleared', reportedBy, now),
     );
-    const result = await store.write({ tenant, reporter: source, requestId, digest, signals, events });
+    const dated = request.drafts.map(({ occurredAt }) => occurredAt !== undefined);
+    const result = await store.write({ tenant, reporter: source, requestId, digest, signals, dated, events });
     if (result.written > 0) {
       for (const signal of signals) {
         options.emit(signal.clearedAt === undefined ? 'signal.reported' : 'signal.cleared', fields(signal));

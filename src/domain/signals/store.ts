@@ -12,6 +12,11 @@ export interface SignalWrite {
   digest: string;
   /** No two about the same. One with `clearedAt` takes back what its source said. */
   signals: readonly Signal[];
+  /**
+   * By signal: its source says when it happened, and an older word changes nothing. Where it does not, what arrives later is
+   * newer, whatever the clock of the replica that took it.
+   */
+  dated: readonly boolean[];
   /** One for each signal, with its `signal_id` in the detail; written only for those that change something. */
   events: readonly AuditEvent[];
 }
