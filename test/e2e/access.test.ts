@@ -1,29 +1,13 @@
-import { readdir } from 'node:fs/promises';
-import path from 'node:path';
 import { getOption } from '@bufbuild/protobuf';
-import type { DescMethod, DescMethodServerStreaming, DescMethodUnary, DescService } from '@bufbuild/protobuf';
+import type { DescMethod, DescMethodServerStreaming, DescMethodUnary } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { access, Role } from '../../src/gen/leasehold/v1/options_pb.js';
 import type { Refusal, Served } from './support.ts';
 import { refusalOf, serve } from './support.ts';
+import { everyMethod } from '../support/methods.ts';
 import { grpcClient, metadata } from './support-doors.ts';
-
-/** From the generated descriptors, so that no later service or method can be forgotten here. */
-async function everyMethod(): Promise<DescMethod[]> {
-  const folder = path.join(import.meta.dirname, '..', '..', 'src', 'gen', 'leasehold', 'v1');
-  const files = (await readdir(folder)).filter((file) => file.endsWith('_service_pb.js'));
-  const modules = await Promise.all(
-    files.map((file) => import(path.join(folder, file)) as Promise<Record<string, unknown>>),
-  );
-  const services = modules.flatMap((module) =>
-    Object.values(module).filter(
-      (value): value is DescService => (value as { kind?: unknown } | undefined)?.kind === 'service',
-    ),
-  );
-  return services.flatMap(({ methods }) => methods);
-}
 
 const methods = await everyMethod();
 const named = methods.map((method) => [`${method.parent.name}/${method.name}`, method] as const);
