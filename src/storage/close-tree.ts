@@ -4,6 +4,7 @@ import type { CloseCause, Task } from '../domain/model.ts';
 import type { Instant } from '../domain/time.ts';
 import { transaction } from './pool.ts';
 import { auditInsert } from './rows.ts';
+import { selfContainedEnd, selfContainedEvent } from './self-contained.ts';
 import { taskById } from './task-rows.ts';
 import { lockSubtree } from './task-tree.ts';
 import { notifyTasks } from './wake.ts';
@@ -45,6 +46,7 @@ export async function endTasks(
   event: AuditEvent,
 ): Promise<void> {
   const { below = 'parent_closed' } = top;
+  const end = selfContainedEnd('$5');
   await client.query({
     name: 'close-tasks',
     text: `WITH closed AS (
@@ -61,10 +63,19 @@ export async function endTasks(
         WHERE l.handle = '' AND l.state <> 'settled' AND l.expires_at > $5
         GROUP BY l.tenant, l.task_id
       ), ended AS (
-        -- A pending lease keeps its time: the issue that is under way settles it, or the end of its attempt does.
+        -- A pending lease keeps its time: the issue that is under way settles it, or the end of its attempt does. A token
+        -- has its end by the feed's entry, with which it commits: a second change of the row would cost as much as this one.
         UPDATE leases l
-        SET settle_at = LEAST(l.settle_at, $5), settle_cause = COALESCE(l.settle_cause, 'closed'), state = 'settling'
+        SET settle_at = LEAST(l.settle_at, $5), settle_cause = COALESCE(l.settle_cause, 'closed'),
+          state = CASE WHEN l.handle = '' THEN 'settled' ELSE 'settling' END,
+          outcome = CASE WHEN l.handle = '' THEN ${end.outcome} END,
+          dead_by = CASE WHEN l.handle = '' THEN ${end.deadBy} END,
+          settled_at = CASE WHEN l.handle = '' THEN $5 END,
+          settle_attempts = l.settle_attempts + CASE WHEN l.handle = '' THEN 1 ELSE 0 END
         FROM closed c WHERE l.tenant = c.tenant AND l.task_id = c.task_id AND l.state = 'active'
+        RETURNING l.tenant, l.task_id, l.lease_id, l.state, l.tool, l.tier, l.outcome, l.settle_cause, l.dead_by
+      ), settled AS (
+        ${auditInsert} ${selfContainedEvent('$5')} FROM ended WHERE state = 'settled'
       )
       ${auditInsert}
       SELECT c.tenant, $6, $5, $7, c.task_id, NULL, CASE WHEN c.task_id = $3 THEN $8::json ELSE $9::json END FROM closed c`,

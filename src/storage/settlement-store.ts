@@ -6,6 +6,7 @@ import type { Instant, Millis } from '../domain/time.ts';
 import { guarded, transaction } from './pool.ts';
 import { giveUsesBack } from './approval-uses.ts';
 import { auditColumns, auditInsert, auditSelect, auditUnnest, leaseFromRow } from './rows.ts';
+import { selfContainedEnd, selfContainedEvent } from './self-contained.ts';
 import { channel, notifyTasks } from './wake.ts';
 
 type Row = Record<string, unknown>;
@@ -91,8 +92,7 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
 const byItself = `settle_cause NOT IN ('closed', 'expired', 'abandoned', 'handed_over', 'locked')`;
 
 /**
- * Nothing has to be asked of a target here, so the outcome is a matter of kind and time, and a thousand leases are one
- * statement. A closed task's tokens are on the feed by the task's own entry; a returned or superseded one by its lease's.
+ * A thousand leases are one statement; those of a task that is closed are settled by its close. A closed task's tokens are on the feed by the task's own entry; a returned or superseded one by its lease's.
  */
 async function settleSelfContained(
   pool: pg.Pool,
@@ -101,6 +101,7 @@ async function settleSelfContained(
   limit: number,
   only: { tenant: string; leaseId: string } | undefined,
 ): Promise<number> {
+  const end = selfContainedEnd('$1');
   return await guarded(async () => {
     const { rows } = await pool.query<{ count: number }>({
       name: 'settle-self-contained',
@@ -118,12 +119,7 @@ async function settleSelfContained(
             settle_cause = COALESCE(l.settle_cause, CASE WHEN l.state = 'pending' THEN 'abandoned' ELSE 'expired' END),
             request_id = CASE WHEN l.state = 'pending' THEN l.request_id || '~' || l.lease_id ELSE l.request_id END,
             settle_attempts = l.settle_attempts + 1, settle_error = NULL,
-            outcome = CASE
-              WHEN l.expires_at <= $1 THEN 'expired'
-              WHEN l.revocation_kind <> 'immediate' THEN 'bounded'
-              WHEN l.settle_cause = 'returned' THEN 'returned'
-              ELSE 'revoked' END,
-            dead_by = CASE WHEN l.expires_at > $1 AND l.revocation_kind <> 'immediate' THEN l.expires_at END
+            outcome = ${end.outcome}, dead_by = ${end.deadBy}
           FROM due d WHERE l.tenant = d.tenant AND l.lease_id = d.lease_id
           RETURNING l.tenant, l.lease_id, l.task_id, l.outcome, l.settle_cause, l.expires_at, l.dead_by, l.tool, l.tier
         ), feed AS (
@@ -131,10 +127,7 @@ async function settleSelfContained(
           SELECT tenant, lease_id, clock_timestamp(), expires_at FROM done
           WHERE ${byItself} AND expires_at > $1
         ), logged AS (
-          ${auditInsert}
-          SELECT tenant, 'lease.settled', $1, 'broker', task_id, lease_id,
-            json_build_object('tool', tool, 'tier', tier, 'outcome', outcome, 'cause', settle_cause, 'dead_by', dead_by)
-          FROM done
+          ${auditInsert} ${selfContainedEvent('$1')} FROM done
         ), woken AS (
           SELECT pg_notify('${channel}', tenant || ' ' || task_id)
           FROM (SELECT DISTINCT tenant, task_id FROM done WHERE ${byItself}) changed

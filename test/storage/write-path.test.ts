@@ -143,9 +143,9 @@ test(
       const writing = [storage, replica, storage, replica].map((on) => on.writer.insert(writeOf(task, leaseOf(task))));
       const closing = closeTask(task, Math.random() < 0.5 ? storage : replica);
       const [written] = await Promise.all([Promise.all(writing), closing]);
-      // What the close left must be what was written: all of it marked for settlement.
+      // What the close left must be what was written: none of it alive.
       const left = await rows(database.url, 'SELECT state FROM leases WHERE task_id = $1', [task.taskId]);
-      if (left.length !== written.filter(Boolean).length || left.some((row) => row.state !== 'settling')) {
+      if (left.length !== written.filter(Boolean).length || left.some((row) => row.state !== 'settled')) {
         stragglers.push({ left, written });
       }
     };
