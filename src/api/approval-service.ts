@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { create, type JsonObject, type MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { Approvals } from '../domain/approvals/approvals.ts';
+import type { NamedChild } from '../domain/approvals/for-child.ts';
 import * as domain from '../domain/approvals/model.ts';
 import { argumentsDigest, boundedArguments, type DeclaredArguments } from '../domain/arguments.ts';
 import { fieldInvalid } from '../domain/errors.ts';
@@ -13,10 +14,20 @@ import {
   ApprovalState,
   Verdict,
   type Approval,
+  type ApprovalAction,
 } from '../gen/leasehold/v1/approval_service_pb.js';
 import { service } from './call.ts';
 import { effectMessage, tierMessage, tierOf } from './convert.ts';
-import { approvalIdField, name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
+import {
+  approvalIdField,
+  contextField,
+  name,
+  nextPageToken,
+  pageSize,
+  pageToken,
+  taskIdField,
+  text,
+} from './fields.ts';
 
 const states = {
   pending: ApprovalState.PENDING,
@@ -28,7 +39,11 @@ const states = {
   cancelled: ApprovalState.CANCELLED,
 } as const;
 
-const kinds = { request: ApprovalKind.REQUEST, break_glass: ApprovalKind.BREAK_GLASS } as const;
+const kinds = {
+  request: ApprovalKind.REQUEST,
+  break_glass: ApprovalKind.BREAK_GLASS,
+  for_child: ApprovalKind.FOR_CHILD,
+} as const;
 const verdicts = { approve: Verdict.APPROVE, deny: Verdict.DENY } as const;
 const mostActions = 64;
 
@@ -77,6 +92,7 @@ export function approvalService(approvals: Approvals) {
           tier: tierOf(`actions[${index}].tier`, action.tier),
         },
         arguments: declared(action.arguments),
+        child: childOf(`actions[${index}]`, action),
       }));
       const justification = text('justification', request.justification, 0, 2_000);
       const results = await approvals.request(caller, taskId, actions, justification);
@@ -101,6 +117,12 @@ export function approvalService(approvals: Approvals) {
   });
 }
 
+function childOf(field: string, { agent, context }: ApprovalAction): NamedChild | undefined {
+  if (agent !== '') return { agent: name(`${field}.agent`, agent), context: contextField(`${field}.context`, context) };
+  if (Object.keys(context).length === 0) return undefined;
+  throw fieldInvalid(`${field}.context`, 'is for an action of a task below: name its agent');
+}
+
 function declared(sent: JsonObject | undefined): DeclaredArguments {
   const values = boundedArguments(sent ?? {});
   return { values, digest: argumentsDigest(values, sha256) };
@@ -122,6 +144,7 @@ export function approvalMessage(approval: domain.Approval): Approval {
     intent: approval.intent,
     opener: approval.opener,
     agent: approval.agent,
+    parentAgent: approval.parentAgent ?? '',
     workload: approval.workload ?? '',
     tool: approval.tool,
     tier: tierMessage(approval.tier),

@@ -64,3 +64,17 @@ export function pageToken(value: string, valid: (id: string) => boolean): string
 export function nextPageToken(id: string | undefined): string {
   return id === undefined ? '' : Buffer.from(id, 'utf8').toString('base64url');
 }
+
+const contextKey = /^[a-z][a-z0-9_.-]{0,62}$/;
+
+/** Facts for policy that a task is opened with. */
+export function contextField(field: string, context: Readonly<Record<string, string>>): Record<string, string> {
+  const entries = Object.entries(context);
+  if (entries.length > 64) throw fieldInvalid(field, 'must have at most 64 entries');
+  for (const [key, value] of entries) {
+    if (!contextKey.test(key)) throw fieldInvalid(field, 'keys must match [a-z][a-z0-9_.-]{0,62}');
+    text(`${field}["${key}"]`, value, 0, 1_024);
+  }
+  // Sorted, so that the same content has the same bytes wherever it is kept.
+  return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
+}

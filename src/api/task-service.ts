@@ -17,11 +17,10 @@ import {
   tierOf,
   viewMessage,
 } from './convert.ts';
-import { name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
+import { contextField, name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
 
 /** CloseTask with `wait` answers this long before the call's deadline, so that the answer still arrives. */
 const answerMargin = 250;
-const contextKey = /^[a-z][a-z0-9_.-]{0,62}$/;
 
 export function taskService(tasks: Tasks, handOver: HandOver, newRequestId: () => string) {
   return service(TaskService, {
@@ -35,7 +34,7 @@ export function taskService(tasks: Tasks, handOver: HandOver, newRequestId: () =
         agentWorkload:
           request.agentWorkload === '' ? undefined : text('agent_workload', request.agentWorkload, 1, 2_048),
         tools: wantedTools(request),
-        context: contextOf(request),
+        context: contextField('context', request.context),
         deadline: deadlineOf(request),
         ttl: millisOf(request.ttl),
         heartbeatInterval: heartbeatOf(request),
@@ -145,17 +144,6 @@ function wantedTools(request: OpenTaskRequest): ToolAccess[] {
   });
 }
 
-function contextOf(request: OpenTaskRequest): Record<string, string> {
-  const entries = Object.entries(request.context);
-  if (entries.length > 64) throw fieldInvalid('context', 'must have at most 64 entries');
-  for (const [key, value] of entries) {
-    if (!contextKey.test(key)) throw fieldInvalid('context', 'keys must match [a-z][a-z0-9_.-]{0,62}');
-    text(`context["${key}"]`, value, 0, 1_024);
-  }
-  // Sorted, so that the same content has the same bytes wherever it is kept.
-  return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
-}
-
 function deadlineOf(request: OpenTaskRequest): number | undefined {
   if (request.deadline !== undefined && request.ttl !== undefined) {
     throw fieldInvalid('ttl', 'give deadline or ttl, not both');
@@ -173,7 +161,7 @@ function heartbeatOf(request: OpenTaskRequest): number | undefined {
 
 /** Over the request's content without its request_id (AIP-155). */
 function digest(request: OpenTaskRequest): string {
-  const context = contextOf(request);
+  const context = contextField('context', request.context);
   const bytes = toBinary(OpenTaskRequestSchema, { ...request, requestId: '', context });
   return createHash('sha256').update(bytes).digest('base64url');
 }

@@ -32,6 +32,7 @@ export function showApproval(approval: Approval | undefined): void {
     ['intent', approval.intent],
     ['task', approval.taskId],
     ['agent', approval.agent],
+    ['held by', approval.parentAgent === '' ? '' : `the task above, of agent ${approval.parentAgent}`],
     ['workload', approval.workload],
     ['opener', approval.opener],
     ['rule', approval.policyRule],

@@ -13,8 +13,16 @@ export type EvidenceCounts = Record<EvidenceType, number>;
 export interface EvidenceStore {
   /** The task and those below it, from the top. */
   tree(tenant: string, taskId: string, limit: number): Promise<string[]>;
-  /** All rows of this type of these tasks in pages, each a JSON object, in a fixed order. Never secret material. */
-  rows(tenant: string, type: EvidenceType, taskIds: readonly string[]): AsyncIterable<string[]>;
+  /**
+   * All rows of this type of these tasks in pages, each a JSON object, in a fixed order. Never secret material. With `top`
+   * also what the task above that one holds for it, and it has used.
+   */
+  rows(
+    tenant: string,
+    type: EvidenceType,
+    taskIds: readonly string[],
+    top: string | undefined,
+  ): AsyncIterable<string[]>;
 }
 
 export interface Digest {
@@ -75,7 +83,8 @@ export function createEvidence(options: EvidenceOptions) {
       let left = mostRecords;
       for (const type of evidenceTypes) {
         for (let from = 0; from < Math.min(ids.length, mostTasks) && left > 0; from += tasksAtOnce) {
-          for await (const page of options.store.rows(tenant, type, ids.slice(from, from + tasksAtOnce))) {
+          const some = ids.slice(from, from + tasksAtOnce);
+          for await (const page of options.store.rows(tenant, type, some, from === 0 ? taskId : undefined)) {
             if (signal.aborted) return;
             const rows = page.slice(0, left);
             truncated ||= rows.length < page.length;

@@ -41,6 +41,12 @@ export interface Recorded {
   asked: Asked;
 }
 
+/** What an allow rests on that policy by itself was none for. */
+export function groundOf({ kind, approvalId, taskId }: Approval): string {
+  if (kind === 'break_glass') return `break-glass ${approvalId}`;
+  return kind === 'for_child' ? `approval ${approvalId}, held by task ${taskId}` : `approval ${approvalId}`;
+}
+
 export function refusalEvents(
   caller: Caller,
   task: Task,
@@ -81,6 +87,7 @@ export function decisionDetail(
       ? {}
       : { arguments: line.arguments.values, arguments_digest: line.arguments.digest }),
     ...(decision.on === undefined ? {} : { approval: decision.on.approvalId }),
+    ...(decision.on?.kind === 'for_child' ? { approval_held_by: decision.on.taskId } : {}),
     ...(line.justification === '' ? {} : { justification: line.justification }),
     ...(line.renewedFrom === undefined ? {} : { renewal: line.renewedFrom.renewalCount + 1 }),
     ...(record?.asked === undefined ? {} : { asked: record.asked }),

@@ -14,6 +14,7 @@ import { createHandOut, pendingMargin, type Issued, type PreparedGrant } from '.
 import { createInTurn } from './in-turn.ts';
 import {
   decisionDetail,
+  groundOf,
   refusalEvents,
   type Allowed,
   type Line,
@@ -358,8 +359,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
     if ('granted' in passage) {
       const { rule, record, hop } = decision;
       const which = hop === undefined ? {} : { hop };
-      const reason =
-        approval.kind === 'break_glass' ? `break-glass ${approval.approvalId}` : `approval ${approval.approvalId}`;
+      const reason = groundOf(approval);
       return { effect: 'allow', rule, reason, ...which, ...passage.granted, on: approval, record };
     }
     const { error } = passage;
@@ -432,7 +432,8 @@ export function createIssuer(options: IssuerOptions): Issuer {
     const { on: approval } = decision;
     if (approval !== undefined) {
       write.approval = { approvalId: approval.approvalId, argumentsDigest: line.arguments.digest };
-      write.events.push({ ...approvalEvent(approval, 'approval.used', caller.workload, now), leaseId });
+      const used = approvalEvent(approval, 'approval.used', caller.workload, now);
+      write.events.push({ ...used, taskId: task.taskId, leaseId });
     }
     return { lease, task, above, tool: decision.tool, tier: decision.tier, write };
   }

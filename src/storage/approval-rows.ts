@@ -25,6 +25,7 @@ export function approvalFromRow(row: Row): Approval {
     intent: row['intent'] as string,
     opener: row['opener'] as string,
     agent: row['agent'] as string,
+    parentAgent: (row['parent_agent'] as string | null) ?? undefined,
     workload: (row['workload'] as string | null) ?? undefined,
     excluded: row['excluded'] as string[],
     tool: row['tool'] as string,
@@ -54,9 +55,9 @@ export function approvalFromRow(row: Row): Approval {
 
 export const insertApproval = `INSERT INTO approvals (tenant, approval_id, group_id, kind, task_id, intent, opener, agent, workload,
     excluded, tool, tier, arguments, arguments_digest, policy_revision, policy_rule, reason, justification, quorums,
-    approvers, uses, uses_left, valid_for_ms, cool_down_ms, requested_by, requested_at, decide_by)
+    approvers, uses, uses_left, valid_for_ms, cool_down_ms, requested_by, requested_at, decide_by, parent_agent)
   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::jsonb, $20, $21, $21, $22,
-    $23, $24, $25, $26)`;
+    $23, $24, $25, $26, $27)`;
 
 export function approvalValues(approval: NewApproval & { groupId: string }): unknown[] {
   return [
@@ -86,5 +87,6 @@ export function approvalValues(approval: NewApproval & { groupId: string }): unk
     approval.requestedBy,
     new Date(approval.requestedAt),
     new Date(approval.decideBy),
+    approval.parentAgent ?? null,
   ];
 }

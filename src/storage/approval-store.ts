@@ -5,6 +5,7 @@ import type {
   ApprovalChange,
   ApprovalFilter,
   ApprovalStore,
+  ExactUse,
   NewApproval,
   Notice,
   RequestLimits,
@@ -19,7 +20,12 @@ import { notifyTask } from './wake.ts';
 
 type Row = Record<string, unknown>;
 type Client = Pick<pg.ClientBase, 'query'>;
-type Key = Parameters<ApprovalStore['find']>[0];
+
+/** It acts for the task that holds it for those below, or for one of these. Indexes of tasks: primary key, tasks_children. */
+const isParty = (workload: string) => `a.kind = 'for_child' AND (
+  EXISTS (SELECT FROM tasks t WHERE t.tenant = a.tenant AND t.task_id = a.task_id AND t.agent_workload = ${workload})
+  OR EXISTS (SELECT FROM tasks t WHERE t.tenant = a.tenant AND t.parent_task_id = a.task_id AND t.agent = a.agent
+    AND t.agent_workload = ${workload}))`;
 
 const live = `a.state IN ('pending', 'approved') AND COALESCE(a.expires_at, a.decide_by) > $NOW`;
 
@@ -27,6 +33,15 @@ export function createApprovalStore(pool: pg.Pool, outbox: Outbox): ApprovalStor
   return {
     get: (tenant, approvalId) => guarded(() => one(pool, 'a.tenant = $1 AND a.approval_id = $2', [tenant, approvalId])),
     list: (filter) => guarded(() => list(pool, filter)),
+
+    isPartyTo: (approval, workload) =>
+      guarded(async () => {
+        const { rows } = await pool.query(
+          `SELECT FROM approvals a WHERE a.tenant = $1 AND a.approval_id = $2 AND ${isParty('$3')}`,
+          [approval.tenant, approval.approvalId, workload],
+        );
+        return rows.length > 0;
+      }),
 
     emergency: (tenant, taskId, access) =>
       guarded(() =>
@@ -104,11 +119,20 @@ async function one(client: Client, where: string, values: unknown[]): Promise<Ap
 }
 
 /** The live one; else the last one of the same use, under any revision, whose deny still cools down. */
-async function find(client: Client, key: Key, now: Instant): Promise<Approval | undefined> {
-  const same = `a.kind = 'request' AND a.tenant = $1 AND a.task_id = $2 AND a.tool = $3 AND a.tier = $4 AND a.arguments_digest = $5`;
-  const values = [key.tenant, key.taskId, key.tool, key.tier, key.arguments.digest, new Date(now)];
-  // Index approvals_live.
-  const current = await one(client, `${same} AND a.policy_revision = $7 AND ${live.replace('$NOW', '$6')}`, [
+async function find(client: Client, key: ExactUse, now: Instant): Promise<Approval | undefined> {
+  const forChild = key.kind === 'for_child';
+  const same = `a.kind = '${forChild ? 'for_child' : 'request'}' AND ($7::text IS NULL OR a.agent = $7) AND a.tenant = $1 AND a.task_id = $2 AND a.tool = $3 AND a.tier = $4 AND a.arguments_digest = $5`;
+  const values = [
+    key.tenant,
+    key.taskId,
+    key.tool,
+    key.tier,
+    key.arguments.digest,
+    new Date(now),
+    forChild ? key.agent : null,
+  ];
+  // Indexes approvals_live and approvals_live_for_child.
+  const current = await one(client, `${same} AND a.policy_revision = $8 AND ${live.replace('$NOW', '$6')}`, [
     ...values,
     key.policyRevision,
   ]);
@@ -127,12 +151,14 @@ async function request(
   client: pg.PoolClient,
   outbox: Outbox,
   requests: readonly NewApproval[],
-  limits: RequestLimits,
+  limits: RequestLimits & { epoch: number },
   record: Parameters<ApprovalStore['request']>[2],
 ): Promise<{ approval: Approval; asked: boolean }[]> {
-  const { tenant, taskId, agent, requestedAt: now } = requests[0]!;
+  const { tenant, taskId, requestedAt: now } = requests[0]!;
+  const agent = askingAgent(requests[0]!);
   // One after the other for an agent: counts hold, and the same request is made once.
   await client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [`approvals ${tenant} ${agent}`]);
+  if (requests.some(({ kind }) => kind === 'for_child')) await holdTask(client, tenant, taskId, limits.epoch);
   await clearEnded(client, outbox, tenant, taskId, now);
   const results: { approval: Approval; asked: boolean }[] = [];
   const made: Approval[] = [];
@@ -154,8 +180,7 @@ async function request(
     results.push({ approval, asked: true });
   }
   // An emergency is not held up by how often others were asked.
-  const counted = made.filter(({ kind }) => kind === 'request').length;
-  if (counted > 0) await holdLimits(client, requests[0]!, limits);
+  if (made.some(({ kind }) => kind !== 'break_glass')) await holdLimits(client, tenant, taskId, agent, limits);
   const { events, notices } = record(made);
   await write(client, outbox, tenant, events, notices, now);
   if (made.length > 0) await notifyTask(client, tenant, taskId);
@@ -163,7 +188,28 @@ async function request(
 }
 
 function isSame(a: NewApproval, b: NewApproval): boolean {
-  return a.tool === b.tool && a.tier === b.tier && a.arguments.digest === b.arguments.digest;
+  return a.agent === b.agent && a.tool === b.tool && a.tier === b.tier && a.arguments.digest === b.arguments.digest;
+}
+
+/** The agent of the task that asks. */
+function askingAgent({ agent, parentAgent }: NewApproval): string {
+  return parentAgent ?? agent;
+}
+
+/**
+ * A hand-over cancels what its task holds for those below, and closes these. What is asked for at the same moment is there
+ * before it, and cancelled, or not at all: whoever has the task afterwards has not asked for it.
+ */
+async function holdTask(client: Client, tenant: string, taskId: string, epoch: number): Promise<void> {
+  const { rowCount } = await client.query(
+    'SELECT FROM tasks WHERE tenant = $1 AND task_id = $2 AND epoch = $3 AND closed_at IS NULL FOR SHARE',
+    [tenant, taskId, epoch],
+  );
+  if (rowCount === 1) return;
+  throw new BrokerError(
+    'IN_PROGRESS',
+    `task ${taskId} was changed while approvals were asked for: ask again with the same request_id`,
+  );
 }
 
 async function emergencyOf(client: Client, wanted: NewApproval): Promise<Approval | undefined> {
@@ -214,7 +260,7 @@ async function groupOf(client: Client, wanted: NewApproval, now: Instant): Promi
      WHERE tenant = $1 AND agent = $2 AND requested_at > $3 AND kind = 'request' AND state = 'pending' AND decide_by > $4
        AND tool = $5 AND tier = $6 AND arguments_digest = $7 AND policy_revision = $8
        AND NOT EXISTS (SELECT FROM approvals m WHERE m.tenant = a.tenant AND m.group_id = a.group_id
-         AND (m.tool, m.tier, m.arguments_digest) <> (a.tool, a.tier, a.arguments_digest))
+         AND (m.kind, m.tool, m.tier, m.arguments_digest) <> (a.kind, a.tool, a.tier, a.arguments_digest))
      ORDER BY requested_at LIMIT 1`,
     [
       wanted.tenant,
@@ -230,26 +276,37 @@ async function groupOf(client: Client, wanted: NewApproval, now: Instant): Promi
   return rows[0]?.group_id;
 }
 
-async function holdLimits(client: Client, of: NewApproval, limits: RequestLimits): Promise<void> {
+async function holdLimits(
+  client: Client,
+  tenant: string,
+  taskId: string,
+  agent: string,
+  limits: RequestLimits,
+): Promise<void> {
+  // Indexes approvals_of_task, approvals_of_agent and approvals_of_parent_agent.
   const { rows } = await client.query<{ pending: number; recent: number; oldest: Date | null }>(
-    `SELECT
+    `WITH asked AS (
+      SELECT requested_at FROM approvals WHERE tenant = $1 AND agent = $3 AND requested_at > $4 AND kind = 'request'
+      UNION ALL
+      SELECT requested_at FROM approvals WHERE tenant = $1 AND parent_agent = $3 AND requested_at > $4
+    )
+    SELECT
       (SELECT count(*)::int FROM approvals WHERE tenant = $1 AND task_id = $2 AND state = 'pending') AS pending,
-      (SELECT count(*)::int FROM approvals WHERE tenant = $1 AND agent = $3 AND requested_at > $4 AND kind = 'request') AS recent,
-      (SELECT min(requested_at) FROM approvals WHERE tenant = $1 AND agent = $3 AND requested_at > $4 AND kind = 'request') AS oldest`,
-    [of.tenant, of.taskId, of.agent, new Date(limits.since)],
+      (SELECT count(*)::int FROM asked) AS recent, (SELECT min(requested_at) FROM asked) AS oldest`,
+    [tenant, taskId, agent, new Date(limits.since)],
   );
   const { pending, recent, oldest } = rows[0]!;
   if (pending > limits.maxPending) {
     throw new BrokerError(
       'RATE_LIMITED',
-      `task ${of.taskId} has ${limits.maxPending} requests waiting for people, the most it may have: wait until some are decided`,
+      `task ${taskId} has ${limits.maxPending} requests waiting for people, the most it may have: wait until some are decided`,
       { retryAfterMs: 30_000 },
     );
   }
   if (recent > limits.maxSince) {
     throw new BrokerError(
       'RATE_LIMITED',
-      `agent ${of.agent} has asked people ${limits.maxSince} times within the hour, the most it may: ask later, or for everything at once with RequestApprovals`,
+      `agent ${agent} has asked people ${limits.maxSince} times within the hour, the most it may: ask later, or for everything at once with RequestApprovals`,
       { retryAfterMs: Math.max(1_000, (oldest?.getTime() ?? limits.since) - limits.since) },
     );
   }
@@ -336,10 +393,12 @@ async function list(pool: pg.Pool, filter: ApprovalFilter) {
        AND (cardinality($3::text[]) = 0 OR a.state = ANY($3))
        AND ($4::text IS NULL OR a.task_id = $4) AND ($5::text IS NULL OR a.group_id = $5)
        AND ($6::text[] IS NULL
-         OR a.opener = $7 OR (a.agent = ANY($8) AND (a.workload IS NULL OR a.workload = $7))
+         OR a.opener = $7 OR (a.kind = 'for_child' AND a.requested_by = $7) OR (${isParty('$7')})
+         OR (a.kind <> 'for_child' AND a.agent = ANY($8) AND (a.workload IS NULL OR a.workload = $7))
          OR EXISTS (SELECT FROM approval_votes v
            WHERE v.tenant = a.tenant AND v.approval_id = a.approval_id AND v.approver = $7)
-         OR ($9 AND a.approvers && $6 AND $7 <> ALL(a.excluded) AND a.agent <> ALL($8)))
+         OR ($9 AND a.approvers && $6 AND $7 <> ALL(a.excluded) AND a.agent <> ALL($8)
+           AND (a.parent_agent IS NULL OR a.parent_agent <> ALL($8))))
      ORDER BY a.approval_id DESC LIMIT $10`,
     [
       filter.tenant,

@@ -15,7 +15,7 @@ export function giveUsesBack(leases: string, now: string): string {
     FROM (SELECT tenant, approval_id, count(*)::int4 AS uses FROM unused GROUP BY tenant, approval_id) u
     WHERE a.tenant = u.tenant AND a.approval_id = u.approval_id AND a.state IN ('approved', 'used') AND a.expires_at > ${now}
       AND (a.state = 'approved' OR NOT EXISTS (
-        SELECT FROM approvals o WHERE o.tenant = a.tenant AND o.task_id = a.task_id AND o.tool = a.tool AND o.tier = a.tier
-          AND o.arguments_digest = a.arguments_digest AND o.state IN ('pending', 'approved')))
+        SELECT FROM approvals o WHERE o.tenant = a.tenant AND o.task_id = a.task_id AND o.kind = a.kind AND o.agent = a.agent
+          AND o.tool = a.tool AND o.tier = a.tier AND o.arguments_digest = a.arguments_digest AND o.state IN ('pending', 'approved')))
   )`;
 }

@@ -4,7 +4,7 @@ import type { EventIds } from './event-ids.ts';
 import { guarded } from './pool.ts';
 
 /** Each by an index that leads with (tenant, task_id). A lease's handle is for the broker and its targets alone. */
-const sources: Record<EvidenceType, { key: string; from: string; record: string }> = {
+const sources: Record<EvidenceType, { key: string; from: string; record: string; withTop?: string }> = {
   task: { key: 'task_id', from: 'tasks r', record: 'to_jsonb(r)' },
   lease: { key: 'lease_id', from: 'leases r', record: `to_jsonb(r) - 'handle'` },
   approval: {
@@ -15,6 +15,10 @@ const sources: Record<EvidenceType, { key: string; from: string; record: string 
         WHERE v.tenant = r.tenant AND v.approval_id = r.approval_id),
       'uses', (SELECT COALESCE(jsonb_agg(to_jsonb(u) ORDER BY u.used_at, u.lease_id), '[]') FROM approval_uses u
         WHERE u.tenant = r.tenant AND u.approval_id = r.approval_id))`,
+    withTop: `r.approval_id IN (
+      SELECT a.approval_id FROM approvals a WHERE a.tenant = $1 AND a.task_id = ANY($2)
+      UNION SELECT u.approval_id FROM leases l JOIN approval_uses u USING (tenant, lease_id)
+      WHERE l.tenant = $1 AND l.task_id = $4)`,
   },
   call: { key: 'call_id', from: 'tool_calls r', record: 'to_jsonb(r)' },
   // Without its number, in whose place its id is put.
@@ -45,17 +49,20 @@ export function createEvidenceStore(pool: pg.Pool, idsOf: (tenant: string) => Pr
         return rows.map((row) => row.task_id);
       }),
 
-    rows: async function* (tenant, type, taskIds) {
-      const { key, from, record } = sources[type];
+    rows: async function* (tenant, type, taskIds, top) {
+      const { key, from, record, withTop } = sources[type];
+      const which = top === undefined || withTop === undefined ? undefined : { where: withTop, values: [top] };
+      const { where, values } = which ?? { where: 'r.task_id = ANY($2)', values: [] };
+      const next = 4 + values.length;
       let after: [task: string, key: string] | undefined;
       for (;;) {
         const { rows } = await guarded(() =>
           pool.query<{ task: string; key: string; record: string }>(
             `SELECT r.task_id AS task, r.${key} AS key, (${record})::text AS record FROM ${from}
-             WHERE r.tenant = $1 AND r.task_id = ANY($2)
-               ${after === undefined ? '' : `AND (r.task_id, r.${key}) > ($4, $5)`}
+             WHERE r.tenant = $1 AND ${where}
+               ${after === undefined ? '' : `AND (r.task_id, r.${key}) > ($${next}, $${next + 1})`}
              ORDER BY r.task_id, r.${key} LIMIT $3`,
-            [tenant, taskIds, pageSize, ...(after ?? [])],
+            [tenant, taskIds, pageSize, ...values, ...(after ?? [])],
           ),
         );
         // One object to a line: a value's own line breaks are escaped in JSON, spaces between values are not needed.

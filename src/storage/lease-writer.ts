@@ -53,6 +53,9 @@ const logged = (first: number) => `logged AS (
   ${auditInsert} ${auditSelect} FROM ${auditUnnest(first)} WHERE (e.lease_id IN (SELECT w.lease_id FROM written w)) IS TRUE
 )`;
 
+/** Of the task of `i`. By the primary key, and only where an approval is held for those below: never a look at all tasks. */
+const parentTask = '(SELECT t.parent_task_id FROM tasks t WHERE t.tenant = i.tenant AND t.task_id = i.task_id)';
+
 /**
  * The approvals of this flush, locked until the commit; `approved` are the leases that they cover: no more than uses are
  * left, and only for exactly what was approved. Without a row that names one, nothing is read here. Uses the primary key.
@@ -74,7 +77,8 @@ const approvalGate = `approval AS MATERIALIZED (
       row_number() OVER (PARTITION BY i.tenant, i.approval_id ORDER BY i.lease_id) AS place
     FROM approval a
     JOIN passed i ON i.tenant = a.tenant AND i.approval_id = a.approval_id
-    WHERE a.task_id = i.task_id AND a.agent = i.agent AND (a.workload IS NULL OR a.workload = i.workload)
+    WHERE CASE a.kind WHEN 'for_child' THEN a.task_id = ${parentTask} ELSE a.task_id = i.task_id END
+      AND a.agent = i.agent AND (a.workload IS NULL OR a.workload = i.workload)
       AND a.tool = i.tool AND a.tier = i.tier
       AND (a.kind = 'break_glass'
         OR (a.arguments_digest = i.arguments_digest AND a.policy_revision = i.policy_revision))

@@ -31,6 +31,7 @@ function approval(change: Partial<Approval> = {}): Approval {
     intent: '',
     opener: 'people/boss',
     agent: 'analyst',
+    parentAgent: undefined,
     workload: 'ci/agent',
     excluded: ['people/boss', 'people/grandboss'],
     tool: 't',

@@ -29,7 +29,7 @@ afterAll(async () => {
 });
 
 const outbox = { endpoints: () => [], newId };
-const limits = { maxPending: 100, since: 0, maxSince: 10_000 };
+const limits = { maxPending: 100, since: 0, maxSince: 10_000, epoch: 1 };
 
 async function openedTask(): Promise<Task> {
   return insertedTask(await first.tasks.insert(taskOf(), []));
@@ -48,6 +48,7 @@ async function approved(task: Task, change: Partial<NewApproval> & { until?: num
     intent: task.intent,
     opener: task.opener,
     agent: task.agent,
+    parentAgent: undefined,
     workload: task.agentWorkload,
     excluded: [],
     tool: 'reports',

@@ -13,6 +13,8 @@ import { PolicyService } from '../../src/gen/leasehold/v1/policy_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
 import { startBroker, type Broker } from '../../src/root.ts';
 import { createEstate, startInProcess, type TestEstate } from '../support/broker.ts';
+import { installationMark } from '../../src/root-options.ts';
+import { sql } from '../e2e/support.ts';
 import { secondReplica } from '../faults/support.ts';
 
 export const access = {
@@ -37,7 +39,10 @@ export interface Estate {
 }
 
 /** Two replicas over one database, with agents that delegate. */
-export async function startEstate(label: string): Promise<Estate> {
+export async function startEstate(
+  label: string,
+  more: { documents?: string[]; groups?: Record<string, string[]>; overrides?: Record<string, object> } = {},
+): Promise<Estate> {
   const estate = await createEstate(label, {
     server: { limits: { callsPerSecond: 100_000, burst: 100_000 } },
     tasks: { renewalOverlap: '1s' },
@@ -45,9 +50,14 @@ export async function startEstate(label: string): Promise<Estate> {
       groups: {
         'lead@leasehold.test': [devWorkload('approver/lena')],
         'helper@leasehold.test': [devWorkload('approver/hanna')],
+        ...more.groups,
       },
     },
+    ...more.overrides,
   });
+  for (const name of more.documents ?? []) {
+    await cp(path.join(import.meta.dirname, name), path.join(estate.policyDir, name));
+  }
   await cp(path.join(import.meta.dirname, 'policy.yaml'), path.join(estate.policyDir, 'delegation.yaml'));
   const first = await startInProcess(estate);
   const second = await secondReplica(estate);
@@ -105,4 +115,15 @@ export async function openChild(estate: Estate, opener: string, parentTaskId: st
       ...change,
     })
   ).task!;
+}
+
+/** Login roles that this estate's broker has at its target, as the target itself says. */
+export async function rolesAtTarget(estate: TestEstate): Promise<string[]> {
+  const mark = installationMark(loadConfig({ path: estate.configFile, env: process.env }));
+  const rows = await sql(
+    estate.targetUrl,
+    `SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1) AND right(rolname, $2) = $3 ORDER BY rolname`,
+    ['lh_', mark.length, mark],
+  );
+  return rows.map(({ rolname }) => String(rolname));
 }

@@ -1,17 +1,17 @@
 import { actsAsAgent, opened, seesEverything, taskClosed, taskNotFound } from '../access.ts';
-import { checkArguments, type DeclaredArguments } from '../arguments.ts';
 import type { Caller } from '../caller.ts';
-import { decide, type BoundedDecision } from '../decision.ts';
+import type { BoundedDecision } from '../decision.ts';
 import { BrokerError, fieldInvalid } from '../errors.ts';
-import { loadFacts, needsOf, tasksAbove } from '../delegation/chain.ts';
+import { tasksAbove } from '../delegation/chain.ts';
 import type { DecisionFacts } from '../facts.ts';
 import type { NewId } from '../ids.ts';
 import { lockedError, type LockGuard } from '../locks/guard.ts';
 import type { ToolAccess } from '../model.ts';
-import type { PolicyRevision, PolicySource } from '../policy.ts';
+import type { PolicySource } from '../policy.ts';
 import type { Page, TaskStore, Wake } from '../store.ts';
 import type { Emit } from '../telemetry.ts';
 import type { Clock, Millis } from '../time.ts';
+import { actorOf, checkAction, decideAction, type Action } from './actions.ts';
 import { approvalEvent, newBreakGlass, newRequest, notice } from './build.ts';
 import { limitsAt, requestedEvent, ungrouped, type FatigueLimits } from './gate.ts';
 import { lineageOf } from './lineage.ts';
@@ -43,11 +43,6 @@ export type Approvals = ReturnType<typeof createApprovals>;
 const watchPoll: Millis = 1_000;
 /** Members of one group that are decided with one word. */
 const mostInGroup = 256;
-
-export interface Action {
-  access: ToolAccess;
-  arguments: DeclaredArguments;
-}
 
 /** What people and requesters do with approvals. Using one is `gate.ts` and the lease writer. */
 export function createApprovals(options: ApprovalsOptions) {
@@ -150,21 +145,13 @@ export function createApprovals(options: ApprovalsOptions) {
       };
       const results: { decision: BoundedDecision; request: NewApproval | undefined }[] = [];
       for (const [index, action] of actions.entries()) {
-        const { access } = action;
+        const { access, child } = action;
         checkAction(index, action, revision);
+        const actor = actorOf(action, task, above, options.facts, caller.workload, now);
         // Nobody is asked about what would be refused all the same.
-        const { lock } = await options.locks.standing(task, task.agentWorkload, access);
+        const { lock } = await options.locks.standing(actor.task, actor.task.agentWorkload, access);
         if (lock !== undefined) throw lockedError(lock, { tool: access.tool, tier: access.tier });
-        const needs = needsOf(revision, task, above, access, false, now);
-        const decision = decide(revision, task, access, {
-          workload: task.agentWorkload,
-          now,
-          renewal: undefined,
-          arguments: action.arguments.values,
-          // Which key it is bound to is said when the credential is asked for.
-          boundTo: 'any',
-          ...(await loadFacts(options.facts, task, above, access, needs, now)),
-        });
+        const decision = await decideAction(revision, action, actor, now);
         let request: NewApproval | undefined;
         if (decision.effect === 'needs_approval') {
           const { rule, reason } = decision;
@@ -173,12 +160,14 @@ export function createApprovals(options: ApprovalsOptions) {
             { ...action, rule, reason, justification },
             decision.approval,
             decision.granted.tool,
+            child?.agent,
           );
         }
         results.push({ decision, request });
       }
       const requests = results.flatMap(({ request }) => (request === undefined ? [] : [request]));
-      const answers = await store.request(requests, limitsAt(options.limits, now), (made) => ({
+      const limits = { ...limitsAt(options.limits, now), epoch: task.epoch };
+      const answers = await store.request(requests, limits, (made) => ({
         events: made.map((approval) => requestedEvent(approval, caller.workload, now)),
         notices: notice('approval.requested', ungrouped(made), now),
       }));
@@ -213,7 +202,7 @@ export function createApprovals(options: ApprovalsOptions) {
       const asking = { newId: options.newId, task, lineage, revision, by: caller.workload, now };
       const [result] = await store.request(
         [newBreakGlass(asking, access, reason)],
-        limitsAt(options.limits, now),
+        { ...limitsAt(options.limits, now), epoch: task.epoch },
         (made) => ({
           events: made.map((one) =>
             approvalEvent(one, 'approval.break_glass_requested', caller.workload, now, { reason }),
@@ -251,10 +240,10 @@ export function createApprovals(options: ApprovalsOptions) {
 
   async function visible(caller: Caller, approvalId: string): Promise<Approval> {
     const approval = await store.get(caller.tenant, approvalId);
-    if (approval === undefined || !maySee(caller, approval, namesOf(caller, options.groupsOf))) {
-      throw approvalNotFound(approvalId);
-    }
-    return approval;
+    if (approval === undefined) throw approvalNotFound(approvalId);
+    if (maySee(caller, approval, namesOf(caller, options.groupsOf))) return approval;
+    if (approval.kind === 'for_child' && (await store.isPartyTo(approval, caller.workload))) return approval;
+    throw approvalNotFound(approvalId);
   }
 
   /** Why this caller may not decide; undefined when it may. To whoever may not even see it, it does not exist. */
@@ -341,20 +330,6 @@ function outcome(current: Approval, vote: Approval['votes'][number], now: number
     ],
     notices: notice(kind, [{ ...current, state: 'approved', expiresAt }], now),
   };
-}
-
-/** The arguments have to be what the tier takes: people are not asked about what would be refused anyway. */
-function checkAction(index: number, { access, arguments: declared }: Action, revision: PolicyRevision): void {
-  const tier = revision.tools.get(access.tool)?.tiers[access.tier];
-  if (tier === undefined) return;
-  try {
-    checkArguments(`${access.tool}:${access.tier}`, tier.arguments ?? {}, declared.values);
-  } catch (error) {
-    if (!(error instanceof BrokerError)) throw error;
-    const prefix = `actions[${index}].`;
-    const violations = error.violations.map(({ field, description }) => ({ field: `${prefix}${field}`, description }));
-    throw new BrokerError(error.reason, `${prefix}${error.message}`, { violations });
-  }
 }
 
 function notPending({ approvalId, state }: Approval): BrokerError {

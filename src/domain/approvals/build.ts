@@ -29,12 +29,20 @@ interface Asking {
   now: Instant;
 }
 
-export function newRequest(asking: Asking, wanted: Wanted, terms: ApprovalTerms, tool: Tool): NewApproval {
+/** `child`: the agent of the tasks directly below that it is for. */
+export function newRequest(
+  asking: Asking,
+  wanted: Wanted,
+  terms: ApprovalTerms,
+  tool: Tool,
+  child?: string,
+): NewApproval {
   const { task, revision, now } = asking;
   return {
     ...common(asking, wanted),
     kind: 'request',
-    quorums: resolveQuorums(terms, tool, revision.agents.get(task.agent)),
+    ...(child === undefined ? {} : { kind: 'for_child', agent: child, parentAgent: task.agent, workload: undefined }),
+    quorums: resolveQuorums(terms, tool, revision.agents.get(child ?? task.agent)),
     uses: terms.uses,
     validFor: terms.validFor,
     coolDown: terms.coolDown,
@@ -76,6 +84,7 @@ function common({ newId, task, lineage, revision, by, now }: Asking, wanted: Wan
     intent: task.intent,
     opener: task.opener,
     agent: task.agent,
+    parentAgent: undefined,
     workload: task.agentWorkload,
     excluded: lineage,
     tool: wanted.access.tool,
@@ -111,6 +120,7 @@ export function approvalEvent(
       arguments_digest: approval.arguments.digest,
       policy_revision: approval.policyRevision,
       ...(approval.kind === 'break_glass' ? { break_glass: true } : {}),
+      ...(approval.kind === 'for_child' ? { for_agent: approval.agent, held_by: approval.taskId } : {}),
       ...detail,
     },
   };
@@ -126,12 +136,13 @@ export function notice(type: string, approvals: readonly Approval[], at: Instant
       data: {
         group: first.groupId,
         task: first.taskId,
-        agent: first.agent,
+        agent: first.parentAgent ?? first.agent,
         requested_by: first.requestedBy,
         at: new Date(at).toISOString(),
         approvals: approvals.map((approval) => ({
           approval: approval.approvalId,
           kind: approval.kind,
+          ...(approval.kind === 'for_child' ? { for_agent: approval.agent } : {}),
           state: approval.state,
           tool: approval.tool,
           tier: approval.tier,

@@ -10,10 +10,11 @@ import type { TaskStore } from '../store.ts';
 import type { Emit } from '../telemetry.ts';
 import type { Instant, Millis } from '../time.ts';
 import { approvalEvent, newRequest, notice } from './build.ts';
+import { isHeldFor, meets } from './for-child.ts';
 import { lineageOf } from './lineage.ts';
 import { usable, type Approval } from './model.ts';
-import { approvalNotFound, asked } from './people.ts';
-import type { ApprovalStore } from './store.ts';
+import { approvalNotFound, asked, resolveQuorums } from './people.ts';
+import type { ApprovalStore, ExactUse } from './store.ts';
 
 /** How often people may be asked. */
 export interface FatigueLimits {
@@ -70,11 +71,12 @@ export function createApprovalGate(options: GateOptions) {
       if (decision.effect === 'deny') return undefined;
       if (input.named !== undefined) {
         const approval = await store.get(task.tenant, input.named);
-        if (approval === undefined || !asked(input.caller, approval)) throw approvalNotFound(input.named);
-        const error = unfit(approval, input);
-        return error === undefined ? { approval, granted } : { error, approval, recorded: false };
+        if (approval === undefined || !(await mayName(input, approval))) throw approvalNotFound(input.named);
+        // What people refused to this very task, those above it do not get for it.
+        const own = isHeldFor(approval, task) ? await store.find(ofTask(input), now) : undefined;
+        return passage(own !== undefined && isRefused(own) ? own : approval, input, decision);
       }
-      return await found(input, decision, granted);
+      return await found(input, decision);
     },
 
     /** Renewals and time since the line of this lease was last issued on an approval; undefined when it never was. */
@@ -84,26 +86,25 @@ export function createApprovalGate(options: GateOptions) {
     },
   };
 
-  async function found(
-    input: GateInput,
-    decision: BoundedDecision & { effect: 'needs_approval' },
-    granted: Granted,
-  ): Promise<Passage> {
+  async function found(input: GateInput, decision: Needed): Promise<Passage> {
     const { task, access, now, revision } = input;
+    const { granted } = decision;
     const wanted = { access, arguments: input.arguments, ...decision, justification: input.justification };
-    const known = await store.find(
-      { ...task, ...access, arguments: input.arguments, policyRevision: revision.digest },
-      now,
-    );
-    if (known !== undefined) {
-      const error = unfit(known, input);
-      return error === undefined ? { approval: known, granted } : { error, approval: known, recorded: false };
+    const known = await store.find(ofTask(input), now);
+    if (known !== undefined && (usable(known, now) || isRefused(known))) return passage(known, input, decision);
+    if (task.parentTaskId !== undefined) {
+      const held = await store.find({ ...ofTask(input), kind: 'for_child', taskId: task.parentTaskId }, now);
+      if (held !== undefined && isRefused(held)) return passage(held, input, decision);
+      // Of two that wait its own is told; of one that waits and one that people have agreed to, the latter.
+      const counts = held !== undefined && (usable(held, now) || known === undefined);
+      if (counts && isEnough(held, input, decision)) return passage(held, input, decision);
     }
+    if (known !== undefined) return passage(known, input, decision);
     const lineage = await lineageOf(options.tasks, task);
     const asking = { newId: options.newId, task, lineage, revision, by: input.caller.workload, now };
     const [result] = await store.request(
       [newRequest(asking, wanted, decision.approval, granted.tool)],
-      limitsAt(options.limits, now),
+      { ...limitsAt(options.limits, now), epoch: task.epoch },
       (made) => ({
         events: [
           ...made.map((approval) => requestedEvent(approval, input.caller.workload, now)),
@@ -117,9 +118,36 @@ export function createApprovalGate(options: GateOptions) {
       const { tenant, taskId, approvalId, agent, tool, tier } = approval;
       options.emit('approval.requested', { tenant, taskId, approvalId, agent, tool, tier });
     }
-    const error = unfit(approval, input);
-    return error === undefined ? { approval, granted } : { error, approval, recorded: isNew };
+    return passage(approval, input, decision, isNew);
   }
+
+  async function mayName({ caller, task }: GateInput, approval: Approval): Promise<boolean> {
+    return (
+      asked(caller, approval) ||
+      isHeldFor(approval, task) ||
+      (approval.kind === 'for_child' && (await store.isPartyTo(approval, caller.workload)))
+    );
+  }
+}
+
+type Needed = BoundedDecision & { effect: 'needs_approval' };
+
+function ofTask({ task, access, arguments: declared, revision }: GateInput): ExactUse {
+  return { ...task, ...access, kind: 'request', arguments: declared, policyRevision: revision.digest };
+}
+
+function passage(approval: Approval, input: GateInput, decision: Needed, recorded = false): Passage {
+  const error = unfit(approval, input, decision);
+  return error === undefined ? { approval, granted: decision.granted } : { error, approval, recorded };
+}
+
+function isRefused({ state }: Approval): boolean {
+  return state === 'denied' || state === 'timed_out';
+}
+
+function isEnough(approval: Approval, { task, revision }: GateInput, { approval: terms, granted }: Needed): boolean {
+  if (approval.kind !== 'for_child') return true;
+  return meets(approval, terms, resolveQuorums(terms, granted.tool, revision.agents.get(task.agent)));
 }
 
 export function limitsAt(limits: FatigueLimits, now: Instant) {
@@ -150,12 +178,13 @@ function withinApproval(granted: Granted, approval: Approval, now: Instant): Gra
 }
 
 /** Why this approval does not allow this use, each with its own reason. Undefined: it does. */
-function unfit(approval: Approval, input: GateInput): BrokerError | undefined {
+function unfit(approval: Approval, input: GateInput, decision: Needed): BrokerError | undefined {
   const { approvalId } = approval;
   const { task, access, now } = input;
   const metadata: Record<string, string> = { approval: approvalId, tool: access.tool, tier: access.tier };
+  const holder = approval.kind === 'for_child' ? task.parentTaskId : task.taskId;
   const differs =
-    approval.taskId !== task.taskId
+    approval.taskId !== holder
       ? 'task'
       : approval.agent !== task.agent
         ? 'agent'
@@ -169,7 +198,9 @@ function unfit(approval: Approval, input: GateInput): BrokerError | undefined {
                 ? 'arguments'
                 : approval.policyRevision !== input.revision.digest
                   ? 'policy_revision'
-                  : undefined;
+                  : !isRefused(approval) && !isEnough(approval, input, decision)
+                    ? 'terms'
+                    : undefined;
   if (differs !== undefined) {
     return new BrokerError(
       'APPROVAL_MISMATCH',

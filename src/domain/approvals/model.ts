@@ -3,7 +3,8 @@ import type { Tier } from '../model.ts';
 import type { Quorum } from '../policy.ts';
 import type { Instant, Millis } from '../time.ts';
 
-export type ApprovalKind = 'request' | 'break_glass';
+/** `for_child`: policy asks for it, and the task holds it for tasks directly below it of a named agent. */
+export type ApprovalKind = 'request' | 'break_glass' | 'for_child';
 
 export type ApprovalState = 'pending' | 'approved' | 'used' | 'expired' | 'denied' | 'timed_out' | 'cancelled';
 
@@ -30,8 +31,11 @@ export interface Approval {
   taskId: string;
   intent: string;
   opener: string;
+  /** Whoever may use it: the task's agent, or the one below it that it is for. */
   agent: string;
-  /** Undefined while the task has no workload yet; the task then takes one and keeps it. */
+  /** Agent of the task that holds it for one below; undefined when it is for the task itself. */
+  parentAgent: string | undefined;
+  /** Undefined while the task has no workload yet, which then takes one and keeps it; and when it is for one below. */
   workload: string | undefined;
   /** Workloads that have asked for the work, this task's and those above it: they never decide. */
   excluded: readonly string[];

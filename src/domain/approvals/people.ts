@@ -56,7 +56,8 @@ export function isRequester(caller: Caller, approval: Approval): boolean {
     caller.workload === approval.workload ||
     caller.workload === approval.opener ||
     approval.excluded.includes(caller.workload) ||
-    caller.agents.has(approval.agent)
+    caller.agents.has(approval.agent) ||
+    (approval.parentAgent !== undefined && caller.agents.has(approval.parentAgent))
   );
 }
 
@@ -69,8 +70,9 @@ export function mayDecide(caller: Caller, approval: Approval, names: readonly st
   );
 }
 
-/** Asked for it, as the task's opener or as its agent. */
+/** Asked for it, as the task's opener or as its agent. Who acts for a task that holds it for one below, storage knows. */
 export function asked(caller: Caller, approval: Approval): boolean {
+  if (approval.kind === 'for_child') return [approval.opener, approval.requestedBy].includes(caller.workload);
   return (
     caller.workload === approval.opener ||
     (caller.agents.has(approval.agent) && (approval.workload === undefined || approval.workload === caller.workload))

@@ -23,6 +23,12 @@ export type NewApproval = Omit<
   'state' | 'groupId' | 'usesLeft' | 'decidedAt' | 'expiresAt' | 'coolDownUntil'
 >;
 
+/** What is asked once, and found again. `agent` tells apart those that one task holds for several below. */
+export type ExactUse = Pick<
+  NewApproval,
+  'kind' | 'tenant' | 'taskId' | 'agent' | 'tool' | 'tier' | 'arguments' | 'policyRevision'
+>;
+
 export interface RequestLimits {
   /** Most pending requests of one task. */
   maxPending: number;
@@ -46,22 +52,22 @@ export interface ApprovalFilter {
 export interface ApprovalStore {
   get(tenant: string, approvalId: string): Promise<Approval | undefined>;
   list(filter: ApprovalFilter): Promise<Page<Approval>>;
+  /** Whether this workload acts for the task that holds it, or for a task directly below which it is for. */
+  isPartyTo(approval: Approval, workload: string): Promise<boolean>;
   /** An approved break-glass of the task for this tool and tier. */
   emergency(tenant: string, taskId: string, access: ToolAccess): Promise<Approval | undefined>;
   /** The live one for exactly this, else the one whose deny still cools down. */
-  find(
-    request: Pick<NewApproval, 'tenant' | 'taskId' | 'tool' | 'tier' | 'arguments' | 'policyRevision'>,
-    now: Instant,
-  ): Promise<Approval | undefined>;
+  find(request: ExactUse, now: Instant): Promise<Approval | undefined>;
   /** Where in the line of this lease, itself included, an approval was last used. */
   lastUse(lease: Pick<Lease, 'tenant' | 'leaseId'>): Promise<{ renewalCount: number; at: Instant } | undefined>;
   /**
    * Asks, in one transaction, for those of the requests (all of one task) that are not live and do not cool down; answers
-   * with the approval of each, in order. Throws RATE_LIMITED and asks for none when a limit is met.
+   * with the approval of each, in order. Throws RATE_LIMITED and asks for none when a limit is met, and IN_PROGRESS when
+   * one is for a task below and the task that would hold it is not open as it was at `epoch`.
    */
   request(
     requests: readonly NewApproval[],
-    limits: RequestLimits,
+    limits: RequestLimits & { epoch: number },
     record: (asked: readonly Approval[]) => Pick<ApprovalChange, 'events' | 'notices'>,
   ): Promise<{ approval: Approval; asked: boolean }[]>;
   /** Locks the approval, asks `decide` what to do with it as it is, and does that. Undefined: no such approval. */

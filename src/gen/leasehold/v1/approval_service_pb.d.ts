@@ -122,7 +122,7 @@ export declare type Approval = Message<"leasehold.v1.Approval"> & {
   state: ApprovalState;
 
   /**
-   * The one task that it is for.
+   * The one task that it is for, or that holds it for those directly below.
    *
    * @generated from field: string task_id = 4;
    */
@@ -143,14 +143,14 @@ export declare type Approval = Message<"leasehold.v1.Approval"> & {
   opener: string;
 
   /**
-   * Registered agent.
+   * Registered agent that may use it.
    *
    * @generated from field: string agent = 7;
    */
   agent: string;
 
   /**
-   * Attested workload that acts as the agent; empty while the task has none yet.
+   * Attested workload that acts as the agent; empty while the task has none yet, and for APPROVAL_KIND_FOR_CHILD.
    *
    * @generated from field: string workload = 8;
    */
@@ -281,6 +281,13 @@ export declare type Approval = Message<"leasehold.v1.Approval"> & {
    * @generated from field: string group_id = 26;
    */
   groupId: string;
+
+  /**
+   * APPROVAL_KIND_FOR_CHILD: agent of `task_id`, which holds it.
+   *
+   * @generated from field: string parent_agent = 27;
+   */
+  parentAgent: string;
 };
 
 /**
@@ -520,7 +527,7 @@ export declare type WatchApprovalResponse = Message<"leasehold.v1.WatchApprovalR
 export declare const WatchApprovalResponseSchema: GenMessage<WatchApprovalResponse>;
 
 /**
- * ApprovalAction is one exact use that a task will make.
+ * ApprovalAction is one exact use that a task, or one directly below it, will make.
  *
  * @generated from message leasehold.v1.ApprovalAction
  */
@@ -545,6 +552,22 @@ export declare type ApprovalAction = Message<"leasehold.v1.ApprovalAction"> & {
    * @generated from field: google.protobuf.Struct arguments = 3;
    */
   arguments?: JsonObject | undefined;
+
+  /**
+   * Registered agent of the tasks directly below that will make it; empty: the task itself will. Policy is asked what such
+   * a task would need, opened now by the caller with `context`. A task below that needs more, by what is different about it
+   * (other people, fewer uses, a shorter time), asks for an approval of its own.
+   *
+   * @generated from field: string agent = 4;
+   */
+  agent: string;
+
+  /**
+   * With `agent`: facts for policy that the task below is opened with, as in OpenTaskRequest.
+   *
+   * @generated from field: map<string, string> context = 5;
+   */
+  context: { [key: string]: string };
 };
 
 /**
@@ -742,6 +765,14 @@ export enum ApprovalKind {
    * @generated from enum value: APPROVAL_KIND_BREAK_GLASS = 2;
    */
   BREAK_GLASS = 2,
+
+  /**
+   * Policy asks for it, and `task_id` holds it for tasks directly below it whose agent is `agent`. Nobody else may use it:
+   * not that task, not a task further down, not one of another agent. Tasks of the same agent share its uses.
+   *
+   * @generated from enum value: APPROVAL_KIND_FOR_CHILD = 3;
+   */
+  FOR_CHILD = 3,
 }
 
 /**
@@ -853,7 +884,7 @@ export declare const VerdictSchema: GenEnum<Verdict>;
 /**
  * ApprovalService is where people decide about one exact use, and where an agent waits for them. An approval is for one
  * task, agent, tool, tier, set of arguments and policy revision. It is never inherited: not by another task, not by a task
- * below.
+ * below. What a task may hold for those directly below it are approvals that name their agent and the exact use.
  *
  * @generated from service leasehold.v1.ApprovalService
  */
@@ -902,7 +933,8 @@ export declare const ApprovalService: GenService<{
   },
   /**
    * RequestApprovals asks for everything that a task will need at once, so that people are asked one time. It is for the
-   * task's opener, when it opens the task, and for its agent. Actions that need no approval are told apart.
+   * task's opener, when it opens the task, and for its agent. Actions that need no approval are told apart. An action can
+   * be that of tasks directly below, opened or not: the approval is then this task's to hold and theirs to use.
    *
    * @generated from rpc leasehold.v1.ApprovalService.RequestApprovals
    */

@@ -264,8 +264,8 @@ export declare type IssueCredentialRequest = Message<"leasehold.v1.IssueCredenti
   justification: string;
 
   /**
-   * Name of the approval to use. Without it, one that fits is found. Named, it has to fit: each way in which it does not
-   * has a reason of its own.
+   * Name of the approval to use. Without it, one that fits is found, also one that the task directly above holds for this
+   * use. Named, it has to fit: each way in which it does not has a reason of its own.
    *
    * @generated from field: string approval = 7;
    */
@@ -458,8 +458,8 @@ export declare type StreamCredentialRequest = Message<"leasehold.v1.StreamCreden
   justification: string;
 
   /**
-   * Name of the approval to use. Without it, one that fits is found. Named, it has to fit: each way in which it does not
-   * has a reason of its own.
+   * Name of the approval to use. Without it, one that fits is found, also one that the task directly above holds for this
+   * use. Named, it has to fit: each way in which it does not has a reason of its own.
    *
    * @generated from field: string approval = 7;
    */

@@ -242,7 +242,8 @@ export enum ErrorReason {
   APPROVAL_USED = 31,
 
   /**
-   * FAILED_PRECONDITION: the approval is for something else; metadata `differs` says what (arguments, policy_revision…).
+   * FAILED_PRECONDITION: the approval is for something else; metadata `differs` says what (arguments, policy_revision…;
+   * terms: people agreed to less than what is asked for needs).
    *
    * @generated from enum value: ERROR_REASON_APPROVAL_MISMATCH = 32;
    */
