@@ -18,6 +18,8 @@ export interface Call {
   /** By the broker's clock. `Infinity` for a stream whose caller set none. */
   readonly deadline: Instant;
   readonly method: DescMethod;
+  /** Thumbprint of the client certificate of the call's connection (RFC 8705 §3.1), when there is one. */
+  readonly clientCertificate: () => string | undefined;
   /** W3C Trace Context §3.2, as received and well-formed; absent otherwise. */
   readonly traceparent?: string | undefined;
 }

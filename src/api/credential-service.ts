@@ -2,9 +2,10 @@ import { createHash } from 'node:crypto';
 import { argumentsDigest, boundedArguments, noArguments, type DeclaredArguments } from '../domain/arguments.ts';
 import type { Credentials } from '../domain/credentials.ts';
 import type { IssueRequest } from '../domain/issue.ts';
+import { fieldInvalid } from '../domain/errors.ts';
 import type { KeyBinding } from '../domain/model.ts';
 import { CredentialService, type IssueCredentialRequest } from '../gen/leasehold/v1/credential_service_pb.js';
-import { service } from './call.ts';
+import { service, type Call } from './call.ts';
 import { credentialMessage, leaseMessage, tierOf } from './convert.ts';
 import { approvalIdField, leaseIdField, name, taskIdField, text } from './fields.ts';
 
@@ -31,33 +32,55 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
     approval: request.approval === '' ? undefined : approvalIdField('approval', request.approval),
   });
 
+  /** What a request wants its credential bound to; one that wants nothing costs nothing. */
+  const bindingOf = async (
+    method: { name: string },
+    requestId: string,
+    { dpopProof, bindToCertificate }: { dpopProof: string; bindToCertificate: boolean },
+    call: Call,
+  ): Promise<KeyBinding> => {
+    if (!bindToCertificate) return await proved(method, requestId, dpopProof);
+    if (dpopProof !== '') throw fieldInvalid('bind_to_certificate', 'goes with no dpop_proof: a token has one binding');
+    const thumbprint = call.clientCertificate();
+    if (thumbprint !== undefined) return { 'x5t#S256': thumbprint };
+    throw fieldInvalid(
+      'bind_to_certificate',
+      'needs a TLS client certificate, and this connection has none: present one, at a door of the broker that asks for it (requestClientCertificate)',
+    );
+  };
+
   return service(CredentialService, {
-    issueCredential: async (request, { caller }) => {
+    issueCredential: async (request, call) => {
       const asked: IssueRequest = issueRequest(request);
-      if (request.dpopProof !== '') {
-        asked.binding = await proved(methods.issueCredential, asked.requestId, request.dpopProof);
+      if (request.dpopProof !== '' || request.bindToCertificate) {
+        asked.binding = await bindingOf(methods.issueCredential, asked.requestId, request, call);
       }
-      return { credential: credentialMessage(await credentials.issue(caller, asked)) };
+      return { credential: credentialMessage(await credentials.issue(call.caller, asked)) };
     },
 
-    renewCredential: async (request, { caller }) => {
+    renewCredential: async (request, { caller, clientCertificate }) => {
       const requestId = request.requestId || newRequestId();
       const leaseId = leaseIdField(request.leaseId);
       const { dpopProof } = request;
       const key = dpopProof === '' ? undefined : await proved(methods.renewCredential, requestId, dpopProof);
-      return { credential: credentialMessage(await credentials.renew(caller, leaseId, requestId, key)) };
+      const issued = await credentials.renew(caller, leaseId, requestId, (boundTo) => {
+        if (key !== undefined || boundTo?.['x5t#S256'] === undefined) return key;
+        const thumbprint = clientCertificate();
+        return thumbprint === undefined ? undefined : { 'x5t#S256': thumbprint };
+      });
+      return { credential: credentialMessage(issued) };
     },
 
     returnCredential: async (request, { caller }) => ({
       lease: leaseMessage(await credentials.giveBack(caller, leaseIdField(request.leaseId))),
     }),
 
-    streamCredential: async function* (request, { caller, signal }) {
+    streamCredential: async function* (request, call) {
       const asked: IssueRequest = issueRequest(request);
-      if (request.dpopProof !== '') {
-        asked.binding = await proved(methods.streamCredential, asked.requestId, request.dpopProof);
+      if (request.dpopProof !== '' || request.bindToCertificate) {
+        asked.binding = await bindingOf(methods.streamCredential, asked.requestId, request, call);
       }
-      for await (const issued of credentials.stream(caller, asked, signal)) {
+      for await (const issued of credentials.stream(call.caller, asked, call.signal)) {
         yield { credential: credentialMessage(issued) };
       }
     },

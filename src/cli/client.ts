@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -35,7 +35,13 @@ export interface Client {
   ): AsyncIterable<MessageShape<O>>;
 }
 
-export function connect(options: RemoteOptions): Client {
+/** Of commands that can have a credential bound to the certificate of their connection. */
+export interface CertificateOptions {
+  clientCert?: string;
+  clientKey?: string;
+}
+
+export function connect(options: RemoteOptions & CertificateOptions): Client {
   refusePlaintext(options);
   const transport = createTransport(options);
   const headers = async () => ({
@@ -92,11 +98,16 @@ export function connect(options: RemoteOptions): Client {
   };
 }
 
-function createTransport(options: RemoteOptions): Transport {
+function createTransport(options: RemoteOptions & CertificateOptions): Transport {
   const secure = options.server.startsWith('https:');
   // No kept connection: the process ends when its work does.
   const agent = secure
-    ? new HttpsAgent({ keepAlive: false, minVersion: 'TLSv1.2', ...readAuthorities(options.caFile) })
+    ? new HttpsAgent({
+        keepAlive: false,
+        minVersion: 'TLSv1.2',
+        ...readAuthorities(options.caFile),
+        ...readCertificate(options),
+      })
     : new HttpAgent({ keepAlive: false });
   return createConnectTransport({
     baseUrl: options.server,
@@ -115,6 +126,26 @@ function readAuthorities(path: string | undefined): { ca?: Buffer } {
       reason: 'USAGE',
       cause: error,
     });
+  }
+}
+
+/** A client certificate, for credentials that are bound to it. */
+function readCertificate({ clientCert, clientKey }: CertificateOptions): { cert?: Buffer; key?: Buffer } {
+  if (clientCert === undefined && clientKey === undefined) return {};
+  if (clientCert === undefined || clientKey === undefined) {
+    throw new CliError('usage', '--client-cert and --client-key go together', { reason: 'USAGE' });
+  }
+  try {
+    if ((statSync(clientKey).mode & 0o077) !== 0) {
+      throw new CliError('usage', `--client-key ${clientKey}: others can read it; chmod 600 it`, {
+        reason: 'KEY_UNUSABLE',
+      });
+    }
+    return { cert: readFileSync(clientCert), key: readFileSync(clientKey) };
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    const message = `the client certificate cannot be read (${(error as Error).message}); name PEM files`;
+    throw new CliError('usage', message, { reason: 'USAGE', cause: error });
   }
 }
 

@@ -9,14 +9,19 @@ export interface MaterialOptions {
   output?: string;
 }
 
-/** For credentials that only the holder of a key can use. The key is a file: arguments are readable by every user. */
-export function withDpop(command: Command): Command {
+/** For credentials that only the holder of a key can use. Keys are files: arguments are readable by every user. */
+export function withBinding(command: Command): Command {
   return command
     .option(
       '--dpop-key <file>',
       'private key (PEM or JWK, mode 0600) that the credential is bound to; make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256',
     )
-    .option('--dpop-issuer <url>', 'public URL of the broker, where it is not --server', serverUrl);
+    .option('--dpop-issuer <url>', 'public URL of the broker, where it is not --server', serverUrl)
+    .option(
+      '--client-cert <file>',
+      'TLS client certificate (PEM) that the credential is bound to, instead of --dpop-key',
+    )
+    .option('--client-key <file>', 'its private key (PEM, mode 0600)');
 }
 
 /** Where an issued secret goes, and how it is written. */

@@ -67,7 +67,7 @@ export interface TenantLimitsConfig {
 export interface DoorConfig {
   host: string;
   port: number;
-  tls: { certFile: string; keyFile: string } | undefined;
+  tls: { certFile: string; keyFile: string; requestClientCertificate: boolean } | undefined;
   allowPlaintext: boolean;
 }
 

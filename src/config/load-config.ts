@@ -75,7 +75,7 @@ function build(file: string, raw: RawConfig, env: Environment): Config {
   };
   const door = (of: RawDoor): DoorConfig => ({
     ...splitListen(of.listen),
-    tls: of.tls && { certFile: resolve(of.tls.certFile), keyFile: resolve(of.tls.keyFile) },
+    tls: of.tls && { ...of.tls, certFile: resolve(of.tls.certFile), keyFile: resolve(of.tls.keyFile) },
     allowPlaintext: of.allowPlaintext,
   });
   const target = (name: string, of: RawTarget): TargetConfig => ({

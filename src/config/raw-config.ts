@@ -118,7 +118,7 @@ type RawClaim = string | number | boolean;
 
 export interface RawDoor {
   listen: string;
-  tls?: { certFile: string; keyFile: string };
+  tls?: { certFile: string; keyFile: string; requestClientCertificate: boolean };
   allowPlaintext: boolean;
 }
 

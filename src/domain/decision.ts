@@ -180,7 +180,7 @@ function tooLate(rule: string, life: Millis, { tool, tier }: ToolAccess): Bounde
 function unbound(rule: string, constraint: SenderConstraint): string {
   return constraint === 'dpop'
     ? `rule ${rule} wants the credential bound to a key of the agent: send a proof of it as dpop_proof (RFC 9449)`
-    : `rule ${rule} wants the credential bound to a client certificate (RFC 8705), which this broker does not do: its owner has to ask for dpop instead`;
+    : `rule ${rule} wants the credential bound to a client certificate: call over TLS with one, and say bind_to_certificate (RFC 8705)`;
 }
 
 /**

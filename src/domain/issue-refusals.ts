@@ -1,5 +1,6 @@
 import type { BoundedDecision } from './decision.ts';
 import { BrokerError, fieldInvalid } from './errors.ts';
+import { constraintOf } from './key-binding.ts';
 import type { Line, Recorded } from './issue-records.ts';
 import type { Lease, ToolAccess } from './model.ts';
 import type { Instant } from './time.ts';
@@ -23,6 +24,12 @@ export function leaseEnded(lease: Lease): BrokerError {
 
 export function otherKey(lease: Lease): BrokerError {
   const { boundTo } = lease.terms ?? {};
+  if (constraintOf(boundTo) === 'mtls') {
+    return new BrokerError(
+      'FIELD_INVALID',
+      `lease ${lease.leaseId} is bound to a client certificate (thumbprint ${boundTo!['x5t#S256']}): renew it without dpop_proof, over TLS with that certificate, or ask for a new credential`,
+    );
+  }
   return fieldInvalid(
     'dpop_proof',
     boundTo === undefined

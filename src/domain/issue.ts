@@ -22,6 +22,7 @@ import {
   type Refused,
 } from './issue-records.ts';
 import { leaseEnded, notRenewed, otherKey, refusal, renewable, stillRunning } from './issue-refusals.ts';
+import { bindingField, constraintOf, sameBinding } from './key-binding.ts';
 import { lockedError, lockedReason, type LockGuard } from './locks/guard.ts';
 import type { Lock } from './locks/model.ts';
 import { argumentsOf, renewAfter, renewalContext, termsOf, turnsOf } from './lease-terms.ts';
@@ -42,7 +43,7 @@ export interface IssueRequest {
   arguments?: DeclaredArguments;
   /** Name of the approval to use; undefined: one that fits is found. */
   approval?: string | undefined;
-  /** The key that the caller has proved to hold, for the credential to be bound to. */
+  /** The key or certificate that the caller has proved to hold, for the credential to be bound to. */
   binding?: KeyBinding | undefined;
 }
 
@@ -76,12 +77,12 @@ export interface IssuerOptions {
 
 export interface Issuer {
   issue(caller: Caller, request: IssueRequest): Promise<Issued>;
-  /** `proved`: the key of the caller's proof; `unasked` for a stream, whose first call proved it. */
+  /** What the caller has proved to hold, asked for what the lease is bound to; `unasked` for a stream, whose first call proved it. */
   renew(
     caller: Caller,
     leaseId: string,
     requestId: string,
-    proved: KeyBinding | undefined | 'unasked',
+    proved: ((boundTo: KeyBinding | undefined) => KeyBinding | undefined) | 'unasked',
   ): Promise<Issued>;
 }
 
@@ -131,7 +132,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         task = (await cache.refresh(caller.tenant, task.taskId)) ?? task;
       }
       const binding = lease.terms?.boundTo;
-      if (proved !== 'unasked' && proved?.jkt !== binding?.jkt) throw otherKey(lease);
+      if (proved !== 'unasked' && !sameBinding(proved(binding), binding)) throw otherKey(lease);
       const line = { renewedFrom: lease, requestId, justification: '', arguments: argumentsOf(lease), binding };
       if (!renewable(lease, clock.now())) {
         // The answer to this very renewal may have been lost: then its lease exists.
@@ -236,7 +237,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
         now,
         renewal: renewedFrom === undefined ? undefined : { ...renewalContext(renewedFrom, task, now), sinceApproval },
         arguments: line.arguments.values,
-        boundTo: line.binding === undefined ? undefined : 'dpop',
+        boundTo: constraintOf(line.binding),
         ...(needs === undefined && above === undefined
           ? nothingCounted
           : await loadFacts(options.facts, task, above, access, needs, now, except)),
@@ -307,8 +308,8 @@ export function createIssuer(options: IssuerOptions): Issuer {
     if (line.binding !== undefined && options.providers.get(tier.provider)?.selfContained !== true) {
       const name = `${access.tool}:${access.tier}`;
       throw fieldInvalid(
-        'dpop_proof',
-        `a credential of ${name} comes from ${tier.provider} and cannot be bound to a key`,
+        bindingField(line.binding),
+        `a credential of ${name} comes from ${tier.provider} and cannot be bound to a key or certificate`,
       );
     }
     try {
@@ -448,7 +449,7 @@ export function createIssuer(options: IssuerOptions): Issuer {
       lease.tier !== access.tier ||
       lease.renewedFrom !== line.renewedFrom?.leaseId ||
       argumentsOf(lease).digest !== line.arguments.digest ||
-      lease.terms?.boundTo?.jkt !== line.binding?.jkt
+      !sameBinding(lease.terms?.boundTo, line.binding)
     ) {
       throw new BrokerError('REQUEST_ID_REUSED', 'this request_id was used for another credential: send a new one');
     }

@@ -64,14 +64,15 @@ export interface LeaseTerms {
   argumentLimits: ArgumentLimits;
   /** Policy renews it no earlier than this. */
   renewNotBefore: Instant | undefined;
-  /** The key that its holder has to prove; the same for the whole line. */
+  /** The key or certificate that its holder has to prove; the same for the whole line. */
   boundTo?: KeyBinding | undefined;
 }
 
-/** What a credential is bound to: the RFC 7638 thumbprint of a key (RFC 9449 §6). */
-export interface KeyBinding {
-  jkt: string;
-}
+/**
+ * What a credential is bound to, as the claim `cnf` says it: the RFC 7638 thumbprint of a key (RFC 9449 §6), or the SHA-256
+ * thumbprint of a TLS client certificate (RFC 8705 §3.1).
+ */
+export type KeyBinding = { jkt: string; 'x5t#S256'?: undefined } | { jkt?: undefined; 'x5t#S256': string };
 
 /** One issued credential (design §2). Never holds secret material: `handle` is what finds it again at its target. */
 export interface Lease {

@@ -5,6 +5,7 @@ import { loadFacts, needsOf } from './delegation/chain.ts';
 import { noneEarlier, type DecisionFacts, type Facts } from './facts.ts';
 import { auditEvent } from './audit.ts';
 import type { NewId } from './ids.ts';
+import { constraintOf } from './key-binding.ts';
 import { argumentsOf } from './lease-terms.ts';
 import type { Lease, Task } from './model.ts';
 import type { PolicyRevision, PolicySource } from './policy.ts';
@@ -125,7 +126,7 @@ export function createJudge(options: Pick<ReevaluatorOptions, 'newId' | 'facts'>
       now,
       renewal: undefined,
       arguments: values,
-      boundTo: lease.terms?.boundTo === undefined ? undefined : 'dpop',
+      boundTo: constraintOf(lease.terms?.boundTo),
       facts: asFirst(known.facts),
       above: known.above?.map((hop) => ({ ...hop, facts: asFirst(hop.facts) })),
     };

@@ -101,15 +101,11 @@ function adviseRules(warn: Warn, rules: readonly Placed[], revision: PolicyRevis
   }
 }
 
-/** Only tokens can be bound, and only to a key: whatever else such a rule allows is never issued. */
+/** Only tokens can be bound: whatever else such a rule allows is never issued. */
 function adviseConstraint(warn: Warn, { source, path, rule, tools }: Placed, revision: PolicyRevision): void {
   const constraint = rule.obligations?.senderConstraint;
   if (constraint === undefined) return;
   const at = [...path, 'obligations', 'senderConstraint'];
-  if (constraint === 'mtls') {
-    warn(source, at, 'nothing that the rule allows is issued: this release binds to no client certificate', 'say dpop');
-    return;
-  }
   const named = tools.has('*')
     ? [...revision.tools.values()]
     : [...tools].flatMap((name) => revision.tools.get(name) ?? []);

@@ -17,6 +17,11 @@ import { bearerToken } from '../api/chain/identity.ts';
 /** How a call reaches its connection: to drop it when its reader does not read. */
 export const cutKey = createContextKey<() => void>(() => undefined, { description: 'drops the response' });
 
+/** Thumbprint of the client certificate of its connection. */
+export const certificateKey = createContextKey<() => string | undefined>(() => undefined, {
+  description: 'client certificate',
+});
+
 /** Longer delays overflow the timers of the runtime and would fire at once. */
 const maxTimeoutMs = 2_147_483_647;
 
@@ -126,6 +131,7 @@ function beforeChain(method: Method, request: UniversalServerRequest): Incoming 
     authorization: undefined,
     timeoutMs: undefined,
     traceparent: readTraceparent(request.header.get('traceparent')),
+    clientCertificate: () => undefined,
     decode: () => {
       throw new Error('never parsed');
     },
@@ -161,6 +167,7 @@ function incoming(method: Method, request: Message, context: HandlerContext): In
     authorization: context.requestHeader.get('authorization') ?? undefined,
     timeoutMs: context.timeoutMs(),
     traceparent: readTraceparent(context.requestHeader.get('traceparent')),
+    clientCertificate: context.values.get(certificateKey),
     decode: () => request,
   };
 }

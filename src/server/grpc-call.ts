@@ -12,6 +12,7 @@ import { Cancelled } from '../api/chain/exchange.ts';
 import { decodeBinary } from '../api/chain/request.ts';
 import { codeNumber, libraryError, statusBytes, wireMessage } from '../api/chain/status.ts';
 import { BrokerError } from '../domain/errors.ts';
+import { certificateThumbprint } from './tls.ts';
 import { readTraceparent } from '../observability/trace.ts';
 
 /** What the library hands to an interceptor: the call, below its own handler layer. */
@@ -160,6 +161,11 @@ export class GrpcCall implements Door {
       authorization: header(metadata, 'authorization'),
       timeoutMs: deadline === Infinity ? undefined : Number(deadline) - Date.now(),
       traceparent: readTraceparent(header(metadata, 'traceparent')),
+      clientCertificate: () => {
+        // The library keeps the stream to itself.
+        const { stream } = this.#call as { stream?: ServerHttp2Stream };
+        return certificateThumbprint(stream?.session?.socket);
+      },
       decode: () => decodeBinary(this.#method, this.#body!),
     };
   }

@@ -19,7 +19,7 @@ import type { DoorLimits, DoorListen } from './options.ts';
 import { checkPlaintext } from './options.ts';
 import { reflectionOf } from './reflection.ts';
 import type { TlsSource } from './tls.ts';
-import { minTlsVersion, openTls } from './tls.ts';
+import { clientCertificates, contextOf, openTls } from './tls.ts';
 
 export interface GrpcDoorOptions {
   listen: DoorListen;
@@ -124,14 +124,14 @@ export function createGrpcDoor(options: GrpcDoorOptions): GrpcDoor {
           door: 'grpc',
           files: listen.tls,
           intervalMs: options.tlsReloadMs,
-          apply: (pair) => secure?.setSecureContext({ ...pair, minVersion: minTlsVersion }),
+          apply: (pair) => secure?.setSecureContext(contextOf(pair)),
           emit,
         });
         listener = secure = createTlsServer(
           {
-            ...tls.current(),
+            ...contextOf(tls.current()),
+            ...clientCertificates(listen.tls),
             ALPNProtocols: ['h2'],
-            minVersion: minTlsVersion,
             handshakeTimeout: limits.headersTimeoutMs,
           },
           take,

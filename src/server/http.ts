@@ -10,7 +10,7 @@ import type { Chain } from '../api/chain/chain.ts';
 import { BrokerError } from '../domain/errors.ts';
 import type { Emit } from '../observability/observability.ts';
 import type { RpcHandler } from './connect.ts';
-import { connectHandlers, cutKey } from './connect.ts';
+import { certificateKey, connectHandlers, cutKey } from './connect.ts';
 import { corsHeaders, isHostAccepted, preflightHeaders, securityHeaders } from './http-headers.ts';
 import type { HttpResponse, HttpRoute } from './http-route.ts';
 import { errorResponse, plainError, routeTable } from './http-route.ts';
@@ -19,7 +19,7 @@ import { listenOn, trackSockets } from './listener.ts';
 import type { DoorLimits, DoorListen } from './options.ts';
 import { checkPlaintext } from './options.ts';
 import type { TlsSource } from './tls.ts';
-import { minTlsVersion, openTls } from './tls.ts';
+import { certificateThumbprint, clientCertificates, contextOf, openTls } from './tls.ts';
 
 export type { HttpRoute } from './http-route.ts';
 
@@ -86,7 +86,9 @@ export function createHttpDoor(options: HttpDoorOptions): HttpDoor {
 
   async function serveRpc(rpc: RpcHandler, request: Request, response: Response): Promise<void> {
     try {
-      const values = createContextValues().set(cutKey, () => response.destroy());
+      const values = createContextValues()
+        .set(cutKey, () => response.destroy())
+        .set(certificateKey, () => certificateThumbprint(request.socket));
       const universal = universalRequestFromNodeRequest(request, response as ServerResponse, undefined, values);
       // The library would destroy the connection when it stops reading; the answer has to get out first.
       const body = request.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
@@ -147,15 +149,15 @@ export function createHttpDoor(options: HttpDoorOptions): HttpDoor {
           door: 'http',
           files: listen.tls,
           intervalMs: options.tlsReloadMs,
-          apply: (pair) => secure?.setSecureContext({ ...pair, minVersion: minTlsVersion }),
+          apply: (pair) => secure?.setSecureContext(contextOf(pair)),
           emit,
         });
         server = secure = createSecureServer(
           {
-            ...tls.current(),
+            ...contextOf(tls.current()),
+            ...clientCertificates(listen.tls),
             ...http1,
             allowHTTP1: true,
-            minVersion: minTlsVersion,
             handshakeTimeout: limits.headersTimeoutMs,
             settings: { maxConcurrentStreams: limits.maxStreamsPerConnection },
           },

@@ -6,6 +6,8 @@ export interface TlsFiles {
   certFile: string;
   /** PEM, unencrypted. */
   keyFile: string;
+  /** Asks clients for a certificate, which tokens can then be bound to (RFC 8705). */
+  requestClientCertificate?: boolean | undefined;
 }
 
 export interface DoorListen {

@@ -1,6 +1,8 @@
-import { X509Certificate } from 'node:crypto';
+import { createHash, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { createSecureContext } from 'node:tls';
+import type { TLSSocket } from 'node:tls';
 import type { Emit } from '../observability/observability.ts';
 import type { TlsFiles } from './options.ts';
 import { StartError } from './options.ts';
@@ -28,7 +30,7 @@ export interface TlsSourceOptions {
 }
 
 /** Floor for every door (RFC 9325 §3.1.1). */
-export const minTlsVersion = 'TLSv1.2';
+const minTlsVersion = 'TLSv1.2';
 
 /**
  * Polled, not watched: secrets are mounted as links that are swapped, which file watchers miss on several systems. The
@@ -81,4 +83,33 @@ async function load({ certFile, keyFile }: TlsFiles): Promise<KeyPair> {
 
 function notAfter({ cert }: KeyPair): string {
   return new X509Certificate(cert).validToDate.toISOString();
+}
+
+/**
+ * Asked for where a door is so configured, and never required. Who issued it does not matter (RFC 8705 §4): the handshake
+ * shows that the caller holds its key, which is all that a token is bound to. Callers are known by their attestation.
+ */
+export function clientCertificates({ requestClientCertificate = false }: TlsFiles) {
+  return { requestCert: requestClientCertificate, rejectUnauthorized: false };
+}
+
+/**
+ * What every TLS context of a door has. No authority is trusted, instead of all that come with the runtime: one that bears the
+ * name of a client's issuer by chance would be tried, and its failure breaks the connection (seen with OpenSSL 3.5).
+ */
+export function contextOf(pair: KeyPair): {
+  cert: Buffer;
+  key: Buffer;
+  ca: string[];
+  minVersion: typeof minTlsVersion;
+} {
+  return { ...pair, ca: [], minVersion: minTlsVersion };
+}
+
+/** RFC 8705 §3.1: base64url of the SHA-256 of the certificate's DER; undefined when the peer presented none. */
+export function certificateThumbprint(socket: Socket | TLSSocket | undefined): string | undefined {
+  // Asked for by name, not with `in`: the socket of an HTTP/2 session is a proxy that passes reads on alone.
+  const read = (socket as Partial<TLSSocket> | undefined)?.getPeerX509Certificate;
+  const certificate = read?.call(socket as TLSSocket);
+  return certificate && createHash('sha256').update(certificate.raw).digest('base64url');
 }

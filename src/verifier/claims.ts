@@ -20,7 +20,9 @@ export interface VerifiedToken {
   epoch: number;
   issuedAt: Instant;
   expiresAt: Instant;
-  /** Thumbprint of the key that its holder proved (RFC 9449 §6); undefined for a bearer token. */
+  /** How it is bound to its holder: to a key (RFC 9449), or a TLS client certificate (RFC 8705); undefined for a bearer token. */
+  boundBy: 'dpop' | 'mtls' | undefined;
+  /** Thumbprint of that key or certificate. */
   boundTo: string | undefined;
   /** All claims, as signed. */
   claims: Readonly<JWTPayload>;
@@ -51,7 +53,7 @@ export function readClaims(payload: JWTPayload): VerifiedToken {
     epoch: epoch as number,
     issuedAt: payload.iat! * 1000,
     expiresAt: payload.exp! * 1000,
-    boundTo: boundTo(payload),
+    ...boundTo(payload),
     claims: payload,
   };
 }
@@ -81,12 +83,14 @@ function delegatedBy(payload: JWTPayload): string[] {
 }
 
 /** A confirmation that this release does not know is one that it cannot check. */
-function boundTo(payload: JWTPayload): string | undefined {
+function boundTo(payload: JWTPayload): Pick<VerifiedToken, 'boundBy' | 'boundTo'> {
   const { cnf } = payload;
-  if (cnf === undefined) return undefined;
-  const { jkt, ...others } = cnf as Record<string, unknown>;
-  if (typeof jkt !== 'string' || jkt === '' || Object.keys(others).length > 0) {
-    throw new TokenRefused('proof_missing', 'the token is bound in a way that this verifier cannot check');
+  if (cnf === undefined) return { boundBy: undefined, boundTo: undefined };
+  const members = cnf !== null && typeof cnf === 'object' ? Object.entries(cnf) : [];
+  const [name, thumbprint] = members[0] ?? [];
+  if (members.length === 1 && typeof thumbprint === 'string' && thumbprint !== '') {
+    if (name === 'jkt') return { boundBy: 'dpop', boundTo: thumbprint };
+    if (name === 'x5t#S256') return { boundBy: 'mtls', boundTo: thumbprint };
   }
-  return jkt;
+  throw new TokenRefused('proof_missing', 'the token is bound in a way that this verifier cannot check');
 }

@@ -7,6 +7,6 @@ export type { FollowOptions, RevocationFollower } from './follow.ts';
 export { createCallReporter, ReportRefused } from './report-calls.ts';
 export type { CallReporter, CallReporterOptions, ReportedCall, SeenCall } from './report-calls.ts';
 export { createVerifier } from './verifier.ts';
-export type { PresentedProof, Verifier, VerifierOptions } from './verifier.ts';
+export type { Presented, PresentedCertificate, PresentedProof, Verifier, VerifierOptions } from './verifier.ts';
 export { createReplayStore } from '../dpop/replays.ts';
 export type { ReplayStore } from '../dpop/replays.ts';

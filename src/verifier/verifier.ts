@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify } from 'jose';
 import type { JSONWebKeySet, JWTPayload, JWTVerifyGetKey } from 'jose';
 import type { Clock, Instant, Millis } from '../domain/time.ts';
@@ -41,12 +41,23 @@ export interface PresentedProof {
   nonce?: string;
 }
 
+/** The TLS client certificate of the connection, for tokens that are bound to one (RFC 8705 §3). */
+export interface PresentedCertificate {
+  /**
+   * As DER: `socket.getPeerX509Certificate()?.raw`. Never from a header that a caller could have set: where a proxy ends TLS,
+   * only from one that removes what callers send.
+   */
+  certificate: Uint8Array | undefined;
+}
+
+export type Presented = PresentedProof | PresentedCertificate | (PresentedProof & PresentedCertificate);
+
 export interface Verifier {
   /**
-   * Throws TokenRefused. A token that is bound to a key is refused unless `presented` holds a proof of it for this very
-   * request: one that is taken without would be a bearer token after all.
+   * Throws TokenRefused. A token that is bound is refused unless `presented` holds a proof of its key for this very request,
+   * or its certificate: one that is taken without would be a bearer token after all. A tool that takes both kinds gives both.
    */
-  verify(token: string, presented?: PresentedProof): Promise<VerifiedToken>;
+  verify(token: string, presented?: Presented): Promise<VerifiedToken>;
 }
 
 /** Clock difference that is allowed at `exp` and `nbf`. */
@@ -72,7 +83,9 @@ export function createVerifier(options: VerifierOptions): Verifier {
       // RFC 7519 lets `aud` be a list; a credential of the broker is for one tool (design §3.2).
       if (payload.aud !== audience) throw new TokenRefused('audience', 'the token is not for this resource alone');
       const verified = readClaims(payload);
-      if (verified.boundTo !== undefined) await checkPossession(token, verified.boundTo, presented, replays, now);
+      const { boundBy, boundTo } = verified;
+      if (boundBy === 'dpop') await checkPossession(token, boundTo!, presented, replays, now);
+      if (boundBy === 'mtls') checkCertificate(boundTo!, presented);
       if (feed !== 'none') checkFeed(feed, verified, clock.now(), stalenessBound);
       return verified;
     },
@@ -144,11 +157,11 @@ function refusal(error: unknown): TokenRefused {
 async function checkPossession(
   token: string,
   jkt: string,
-  presented: PresentedProof | undefined,
+  presented: Presented | undefined,
   replays: ReplayStore,
   now: Instant,
 ): Promise<void> {
-  if (presented?.proof === undefined || presented.proof === '') {
+  if (presented === undefined || !('proof' in presented) || presented.proof === undefined || presented.proof === '') {
     throw new TokenRefused('proof_missing', 'the token is bound to a key: send a proof of it in the header DPoP');
   }
   const { proof, method, url, nonce } = presented;
@@ -167,6 +180,22 @@ async function checkPossession(
   if (state === 'full') throw new TokenRefused('proof_replayed', 'too many proofs within a minute; try again shortly');
   if (state === 'used')
     throw new TokenRefused('proof_replayed', 'the proof was used before: make one for each request');
+}
+
+function checkCertificate(thumbprint: string, presented: Presented | undefined): void {
+  const certificate = presented !== undefined && 'certificate' in presented ? presented.certificate : undefined;
+  if (certificate === undefined) {
+    throw new TokenRefused(
+      'proof_missing',
+      'the token is bound to a client certificate: present it in the TLS handshake',
+    );
+  }
+  if (createHash('sha256').update(certificate).digest('base64url') !== thumbprint) {
+    throw new TokenRefused(
+      'proof_invalid',
+      'the connection has another certificate than the one that the token is bound to',
+    );
+  }
 }
 
 function checkFeed(feed: RevocationFeed, token: VerifiedToken, now: Instant, bound: Millis): void {

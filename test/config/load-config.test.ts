@@ -54,7 +54,11 @@ describe('a configuration that is right', () => {
     const folder = path.dirname(file);
     expect(config.tenants[0]!.policy).toEqual({ source: 'directory', directory: path.join(folder, 'policy') });
     expect(config.attestation.trustDomains[0]!.bundle).toEqual({ file: path.join(folder, 'bundle.json') });
-    expect(config.server.grpc.tls).toEqual({ certFile: path.join(folder, 'tls/cert.pem'), keyFile: '/etc/key.pem' });
+    expect(config.server.grpc.tls).toEqual({
+      certFile: path.join(folder, 'tls/cert.pem'),
+      keyFile: '/etc/key.pem',
+      requestClientCertificate: false,
+    });
   });
 
   test('takes combined durations, IPv6 addresses and per-source overrides', () => {

@@ -87,7 +87,7 @@ describe('a credential that policy wants bound to a key', () => {
     expect(cnf.jkt).toMatch(/^[\w-]{43}$/);
     expect(
       await refusal(served.agent.issueCredential({ taskId, ...certified, dpopProof: await proof() })),
-    ).toMatchObject({ reason: 'POLICY_DENIED', message: expect.stringContaining('has to ask for dpop instead') });
+    ).toMatchObject({ reason: 'POLICY_DENIED', message: expect.stringContaining('bind_to_certificate') });
   });
 
   test('is renewed with a proof of the same key, and with nothing else', async () => {

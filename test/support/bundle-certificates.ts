@@ -10,10 +10,10 @@ export interface TestCa {
   issue(names: string[]): { cert: string; key: string };
 }
 
-export function createTestCa(): TestCa {
+export function createTestCa(rootName = 'Test root'): TestCa {
   const root = newKeys();
   const issue = (subject: string, key: KeyObject, extensions: Buffer[]) =>
-    certificate({ subject, key, extensions, signer: root.privateKey });
+    certificate({ issuer: rootName, subject, key, extensions, signer: root.privateKey });
   return {
     // basicConstraints CA, keyUsage keyCertSign (RFC 5280 §4.2.1.9, §4.2.1.3).
     certificate: issue(rootName, root.publicKey, [
@@ -33,20 +33,24 @@ export function createTestCa(): TestCa {
   };
 }
 
-const rootName = 'Test root';
-
 function newKeys() {
   return generateKeyPairSync('ec', { namedCurve: 'P-256' });
 }
 
-function certificate(of: { subject: string; key: KeyObject; extensions: Buffer[]; signer: KeyObject }): string {
+function certificate(of: {
+  issuer: string;
+  subject: string;
+  key: KeyObject;
+  extensions: Buffer[];
+  signer: KeyObject;
+}): string {
   const ecdsaWithSha256 = der(0x30, oid('1.2.840.10045.4.3.2'));
   const body = der(
     0x30,
     der(0xa0, der(0x02, [2])),
     der(0x02, [1, ...randomBytes(8)]),
     ecdsaWithSha256,
-    commonName(rootName),
+    commonName(of.issuer),
     der(0x30, time(Date.now() - 3_600_000), time(Date.now() + 86_400_000)),
     commonName(of.subject),
     of.key.export({ format: 'der', type: 'spki' }),

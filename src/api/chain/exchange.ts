@@ -24,6 +24,8 @@ export interface Incoming {
   /** Milliseconds that the caller gives the call; undefined when it set no deadline. */
   timeoutMs: number | undefined;
   traceparent: string | undefined;
+  /** Thumbprint of the connection's client certificate; worked out for those who ask. */
+  clientCertificate: () => string | undefined;
   /** The request, still to be parsed where the door can wait with that until the caller is known. */
   decode: () => Message;
 }
@@ -72,6 +74,10 @@ export class Exchange implements Call {
 
   get method(): DescMethod {
     return this.incoming.method.desc;
+  }
+
+  get clientCertificate(): () => string | undefined {
+    return this.incoming.clientCertificate;
   }
 
   get signal(): AbortSignal {

@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { withDpop, withMaterial, type MaterialOptions } from '../material-options.ts';
+import { withBinding, withMaterial, type MaterialOptions } from '../material-options.ts';
+import type { CertificateOptions } from '../client.ts';
 import type { DpopOptions } from '../dpop.ts';
 import { collect, identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
 
-interface Options extends RemoteOptions, MaterialOptions, DpopOptions {
+interface Options extends RemoteOptions, MaterialOptions, DpopOptions, CertificateOptions {
   tool: ToolAndTier;
   argument?: [string, string | number | boolean][];
   justification?: string;
@@ -45,7 +46,7 @@ export function credentialIssue(parent: Command): void {
     .option('--argument <name=value>', 'a declared argument of the tool; repeat it for more', collect(requestArgument))
     .option('--justification <text>', 'what this use is for; recorded, never decides')
     .option('--approval <approval>', 'the approval to use; without it one that fits is found', identifier('apr'));
-  withRequestId(withDpop(withMaterial(command))).action(async (taskId: string, options: Options) => {
+  withRequestId(withBinding(withMaterial(command))).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const { checkOutput, deliver } = await import('../delivery.ts');
     const { dpopProof } = await import('../dpop.ts');
@@ -60,6 +61,7 @@ export function credentialIssue(parent: Command): void {
       approval: options.approval ?? '',
       arguments: Object.fromEntries(options.argument ?? []),
       dpopProof: await dpopProof(remote.CredentialService.method.issueCredential, options),
+      bindToCertificate: options.clientCert !== undefined,
     });
     await deliver(remote.required(answer.credential), options, requestId);
   });

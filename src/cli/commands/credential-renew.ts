@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { withDpop, withMaterial, type MaterialOptions } from '../material-options.ts';
+import { withBinding, withMaterial, type MaterialOptions } from '../material-options.ts';
+import type { CertificateOptions } from '../client.ts';
 import type { DpopOptions } from '../dpop.ts';
 import { identifier } from '../values.ts';
 
-interface Options extends RemoteOptions, MaterialOptions, DpopOptions {
+interface Options extends RemoteOptions, MaterialOptions, DpopOptions, CertificateOptions {
   requestId?: string;
 }
 
@@ -25,7 +26,7 @@ export function credentialRenew(parent: Command): void {
     ],
   });
   command.argument('<lease>', 'lease identifier', identifier('lse'));
-  withRequestId(withDpop(withMaterial(command))).action(async (leaseId: string, options: Options) => {
+  withRequestId(withBinding(withMaterial(command))).action(async (leaseId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const { checkOutput, deliver } = await import('../delivery.ts');
     const { dpopProof } = await import('../dpop.ts');

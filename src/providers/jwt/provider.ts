@@ -45,7 +45,7 @@ export interface AccessTokenClaims {
   epoch: number;
   /** Present when the task is below others: who hands on the work, and now does it. */
   act?: Actor;
-  /** RFC 7800 §3, RFC 9449 §6: present when only the holder of this key may use it. */
+  /** RFC 7800 §3, RFC 9449 §6, RFC 8705 §3.1: present when only the holder of this key or certificate may use it. */
   cnf?: KeyBinding;
   status: { status_list: StatusReference };
 }
@@ -104,8 +104,8 @@ export function createJwtProvider(options: JwtProviderOptions): SelfContainedPro
           `the token for ${grant.lease.tool}/${grant.lease.tier} would have ${token.length} bytes and ${maxTokenBytes} are allowed; its tool's owner has to shorten the tier's list of actions or the resource identifier${grant.above === undefined ? '' : `, or the task has to be less deep: the token names the ${grant.above.length + 1} workloads that acted`}`,
         );
       }
-      // RFC 9449 §5: a bound token is no bearer token.
-      const tokenType = grant.lease.terms?.boundTo === undefined ? 'Bearer' : 'DPoP';
+      // RFC 9449 §5: a token that is bound to a key is no bearer token. RFC 8705 keeps the type.
+      const tokenType = grant.lease.terms?.boundTo?.jkt === undefined ? 'Bearer' : 'DPoP';
       return { kind: 'access_token', token, tokenType };
     },
   };

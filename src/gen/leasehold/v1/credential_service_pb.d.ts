@@ -287,6 +287,15 @@ export declare type IssueCredentialRequest = Message<"leasehold.v1.IssueCredenti
    * @generated from field: string dpop_proof = 8;
    */
   dpopProof: string;
+
+  /**
+   * Binds the token to the TLS client certificate of this call's connection (RFC 8705 §3): `cnf` holds its SHA-256 thumbprint,
+   * and the tool takes the token over connections with that certificate alone. The door has to ask for client certificates
+   * (configuration `requestClientCertificate`). A renewal needs the same certificate. Not together with `dpop_proof`.
+   *
+   * @generated from field: bool bind_to_certificate = 9;
+   */
+  bindToCertificate: boolean;
 };
 
 /**
@@ -336,7 +345,8 @@ export declare type RenewCredentialRequest = Message<"leasehold.v1.RenewCredenti
   leaseId: string;
 
   /**
-   * For a lease that is bound to a key: a fresh proof of the same key.
+   * For a lease that is bound to a key: a fresh proof of the same key. For one that is bound to a certificate the connection
+   * has to have it.
    *
    * @generated from field: string dpop_proof = 3;
    */
@@ -481,6 +491,15 @@ export declare type StreamCredentialRequest = Message<"leasehold.v1.StreamCreden
    * @generated from field: string dpop_proof = 8;
    */
   dpopProof: string;
+
+  /**
+   * Binds the token to the TLS client certificate of this call's connection (RFC 8705 §3): `cnf` holds its SHA-256 thumbprint,
+   * and the tool takes the token over connections with that certificate alone. The door has to ask for client certificates
+   * (configuration `requestClientCertificate`). A renewal needs the same certificate. Not together with `dpop_proof`.
+   *
+   * @generated from field: bool bind_to_certificate = 9;
+   */
+  bindToCertificate: boolean;
 };
 
 /**
