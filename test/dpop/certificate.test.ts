@@ -1,11 +1,14 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { X509Certificate, createHash } from 'node:crypto';
-import { Agent } from 'node:https';
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { Agent, get } from 'node:https';
+import { json } from 'node:stream/consumers';
 import path from 'node:path';
 import { createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { credentials } from '@grpc/grpc-js';
-import { decodeJwt } from 'jose';
+import { decodeJwt, type JSONWebKeySet } from 'jose';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
@@ -165,17 +168,10 @@ describe('a credential that policy wants bound to a client certificate', () => {
 
 test('the resource server takes the token with that certificate, and never without', async () => {
   const token = tokenOf(held(await agent(mine).issueCredential({ taskId, ...certified, ...bound })));
-  const jwks = JSON.parse(
-    await new Promise<string>((resolve, reject) => {
-      void import('node:https').then(({ get }) =>
-        get(`${url}/.well-known/jwks.json`, { ca: servers.certificate }, async (response) => {
-          let text = '';
-          for await (const chunk of response) text += String(chunk);
-          resolve(text);
-        }).on('error', reject),
-      );
-    }),
-  ) as { keys: object[] };
+  const [response] = (await once(get(`${url}/.well-known/jwks.json`, { ca: servers.certificate }), 'response')) as [
+    IncomingMessage,
+  ];
+  const jwks = (await json(response)) as JSONWebKeySet;
   const tool = createVerifier({ issuer: url, audience: 'https://certified.test', jwks, feed: 'none' });
   const raw = ({ cert }: { cert: string }) => new X509Certificate(cert).raw;
   expect(await tool.verify(token, { certificate: raw(mine) })).toMatchObject({
