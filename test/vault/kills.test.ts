@@ -50,7 +50,8 @@ describeVault('a broker killed again and again at random points', () => {
         // Drawn before the first wait, so that the order of answers does not change what is drawn.
         const [count, exclusive, giveBack] = [1 + Math.floor(random() * 3), random() < 0.5, random() < 0.3];
         const { agent, orchestrator } = callers(at.estate);
-        const again = <T>(call: () => Promise<T>) => retrying(call, passing, 120_000);
+        // On a loaded machine there may be many kills before one broker gets round to it.
+        const again = <T>(call: () => Promise<T>) => retrying(call, passing, limit);
         const opening = { requestId: crypto.randomUUID() };
         const taskId = await again(() => openVaultTask(at.estate, opening));
         for (let n = 0; n < count; n++) {
