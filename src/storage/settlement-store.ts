@@ -345,17 +345,20 @@ async function recordFinished(
     task_id: string;
     state: FinishedTask['state'];
     parent_task_id: string | null;
-  }>(update, values);
+  }>(
+    // The events are made where the rows are: of a large tree there are a thousand.
+    `WITH finished AS (
+      ${update}
+    ), logged AS (
+      ${auditInsert}
+      SELECT tenant, $${values.length + 1}::text, $${values.length + 2}::timestamptz, 'broker', task_id, NULL,
+        json_build_object('state', state)
+      FROM finished
+    )
+    SELECT * FROM finished`,
+    [...values, kind, new Date(now)],
+  );
   if (rows.length === 0) return [];
-  const events = rows.map((row) => ({
-    tenant: row.tenant,
-    kind,
-    at: now,
-    actor: 'broker',
-    taskId: row.task_id,
-    detail: { state: row.state },
-  }));
-  await client.query(`${auditInsert} ${auditSelect} FROM ${auditUnnest(1)}`, auditColumns(events));
   if (kind === 'task.settled') await markUnfinished(client, rows, now);
   for (const [tenant, ofTenant] of Map.groupBy(rows, (row) => row.tenant)) {
     await notifyTasks(
