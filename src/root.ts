@@ -234,6 +234,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       revokeTimeout,
       patience: 100,
       settleBound: config.tasks.settleBound,
+      severalTenants: config.tenants.length > 1,
       giveUpAfter: 24 * 3_600_000,
       random: Math.random,
       sleep,

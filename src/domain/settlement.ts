@@ -2,7 +2,7 @@ import { startDrain, type Drain } from './drain.ts';
 import type { Lease, LeaseOutcome } from './model.ts';
 import { targetOf, type Provider, type TargetProvider } from './provider.ts';
 import { createSlots } from './slots.ts';
-import type { SettlementStore, Settled } from './store.ts';
+import type { FinishedTask, SettlementStore, Settled } from './store.ts';
 import { createTargetBreaker } from './target-breaker.ts';
 import { settleFields, type Emit, type Reached } from './telemetry.ts';
 import type { Clock, Instant, Millis } from './time.ts';
@@ -20,6 +20,8 @@ export interface SettlerOptions {
   patience: Millis;
   /** A task that is closing for longer is `close_degraded`, until its last lease has an outcome. */
   settleBound: Millis;
+  /** There are tenants that must not wait for each other. */
+  severalTenants: boolean;
   /** A lease that could not be revoked for so long after its expiry is `irrevocable`. */
   giveUpAfter: Millis;
   random: () => number;
@@ -42,6 +44,8 @@ const batch = 500;
 const finishBatch = 2_000;
 /** Between two looks for such tasks, while there are leases to settle at once. */
 const finishPause: Millis = 1_000;
+/** Between two looks for what is due of other tenants while one has more of it than a batch. */
+const turnPause: Millis = 500;
 /** Targets that one round begins with, at most; each gets `concurrency`. */
 const targetsAtOnce = 16;
 /** Between two attempts at one lease. */
@@ -74,6 +78,8 @@ export function createSettler(options: SettlerOptions) {
   let stopping = false;
   let lookSlowlyAt: Instant = 0;
   let finishAt: Instant = 0;
+  /** When the others' turn comes again, of tokens and of finished tasks. */
+  const turns = { tokens: 0, tasks: 0 };
 
   return {
     claimFor,
@@ -82,15 +88,14 @@ export function createSettler(options: SettlerOptions) {
     tick: async (): Promise<boolean> => {
       const now = clock.now();
       for (const drain of busy.values()) drain.poke();
-      const done = await store.settleSelfContained(selfContained, now, batch);
-      if (done > 0) emit('settle.batch', { leases: done });
+      const done = await settleTokens(now);
       const drains = await beginDrains(now);
       await patiently([...drains, ...(await beginProbes(now))]);
       if (lookSlowlyAt <= now) {
         await beginSlowRetries(now);
         lookSlowlyAt = now + slowLook;
       }
-      const more = done === batch || drains.length >= targetsAtOnce;
+      const more = done || drains.length >= targetsAtOnce;
       // It is asked of every task that is closing: not after each few hundred leases of a large tree.
       if (more && clock.now() < finishAt) return true;
       finishAt = clock.now() + finishPause;
@@ -129,6 +134,37 @@ export function createSettler(options: SettlerOptions) {
 
   function kinds(matches: (provider: Provider) => boolean): string[] {
     return [...providers.values()].filter(matches).map((provider) => provider.kind);
+  }
+
+  /** What is oldest comes first; true when that was a whole batch. */
+  async function settleTokens(now: Instant): Promise<boolean> {
+    let settled = 0;
+    const full = await inTurns('tokens', async (except) => {
+      const { count, tenants } = await store.settleSelfContained(selfContained, now, batch, undefined, except);
+      settled += count;
+      return { full: count === batch, tenants };
+    });
+    if (settled > 0) emit('settle.batch', { leases: settled });
+    return full;
+  }
+
+  /**
+   * One batch of the oldest. When it is full, one more of those tenants that had nothing in it, and so on: a tenant that has
+   * thousands waiting is passed by those that have a few. True: the first was full.
+   */
+  async function inTurns(
+    what: keyof typeof turns,
+    take: (except: readonly string[]) => Promise<{ full: boolean; tenants: readonly string[] }>,
+  ): Promise<boolean> {
+    const first = await take([]);
+    if (!first.full || !options.severalTenants || clock.now() < turns[what]) return first.full;
+    turns[what] = clock.now() + turnPause;
+    const served = new Set(first.tenants);
+    for (let next = first; next.full && !stopping;) {
+      next = await take([...served]);
+      for (const tenant of next.tenants) served.add(tenant);
+    }
+    return true;
   }
 
   /** Targets that have something due and are not being worked through begin; the oldest come first. */
@@ -198,11 +234,16 @@ export function createSettler(options: SettlerOptions) {
 
   /** True: there is more to finish. A tree is settled from below, level by level. */
   async function finishTasks(): Promise<boolean> {
-    const completed = await store.completeTasks(clock.now(), finishBatch);
+    const completed: FinishedTask[] = [];
+    const full = await inTurns('tasks', async (except) => {
+      const some = await store.completeTasks(clock.now(), finishBatch, except);
+      completed.push(...some);
+      return { full: some.length === finishBatch, tenants: [...new Set(some.map(({ tenant }) => tenant))] };
+    });
     for (const { tenant, taskId, state } of completed) emit('task.closed', { tenant, taskId, state });
     const degraded = await store.degradeTasks(clock.now() - options.settleBound, clock.now());
     for (const { tenant, taskId } of degraded) emit('settle.degraded', { tenant, taskId });
-    return completed.length === finishBatch || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
+    return full || completed.some(({ parentTaskId }) => parentTaskId !== undefined);
   }
 
   async function patiently(work: readonly Promise<void>[]): Promise<void> {

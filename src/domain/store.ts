@@ -202,14 +202,15 @@ export type FinishedTask = Pick<Task, 'tenant' | 'taskId' | 'state' | 'parentTas
 export interface SettlementStore {
   /**
    * Settles due leases of self-contained providers in one transaction: outcome by kind and cause, feed entries, events.
-   * Returns the number settled. `leaseIds` restricts it (and ignores when they are due).
+   * Returns how many, and whose. `only` restricts it (and ignores when it is due).
    */
   settleSelfContained(
     kinds: readonly string[],
     now: Instant,
     limit: number,
     only?: { tenant: string; leaseId: string },
-  ): Promise<number>;
+    exceptTenants?: readonly string[],
+  ): Promise<{ count: number; tenants: readonly string[] }>;
   /** Claims due leases of target providers for `claimFor`; nobody else gets them until then. */
   claim(
     kinds: readonly string[],
@@ -232,7 +233,7 @@ export interface SettlementStore {
   corrected(results: Settled[], now: Instant): Promise<FinishedTask[]>;
   failed(lease: Lease, error: string, retryAt: Instant): Promise<void>;
   /** Closing tasks without unsettled leases become `closed`; returns their ids. */
-  completeTasks(now: Instant, limit: number): Promise<FinishedTask[]>;
+  completeTasks(now: Instant, limit: number, exceptTenants?: readonly string[]): Promise<FinishedTask[]>;
   /** Tasks that are closing since before `since` become `close_degraded`. */
   degradeTasks(since: Instant, now: Instant): Promise<FinishedTask[]>;
   /** When the next lease is due, undefined when none is. */

@@ -13,7 +13,8 @@ type Row = Record<string, unknown>;
 
 export function createSettlementStore(pool: pg.Pool): SettlementStore {
   return {
-    settleSelfContained: (kinds, now, limit, only) => settleSelfContained(pool, kinds, now, limit, only),
+    settleSelfContained: (kinds, now, limit, only, except) =>
+      settleSelfContained(pool, kinds, now, limit, only, except ?? []),
     claim: (kinds, now, claimFor, limit, exceptTargets, onlyTarget) =>
       claim(pool, kinds, now, claimFor, limit, exceptTargets, onlyTarget),
     claimIrrevocable: (kinds, now, claimFor, limit, exceptTargets) =>
@@ -30,7 +31,7 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
         );
       }),
 
-    completeTasks: (now, limit) =>
+    completeTasks: (now, limit, exceptTenants = []) =>
       finishTasks(
         pool,
         now,
@@ -46,7 +47,7 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
           THEN 'close_degraded' ELSE 'closed' END
         WHERE (t.tenant, t.task_id) IN (
           SELECT c.tenant, c.task_id FROM tasks c
-          WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND (
+          WHERE c.closed_at IS NOT NULL AND c.settled_at IS NULL AND c.tenant <> ALL($3) AND (
             SELECT true FROM tasks b WHERE b.tenant = c.tenant AND b.parent_task_id = c.task_id AND b.settled_at IS NULL
             LIMIT 1) IS NULL
             AND (
@@ -54,7 +55,7 @@ export function createSettlementStore(pool: pg.Pool): SettlementStore {
             LIMIT 1) IS NULL
           ORDER BY c.closed_at LIMIT $2 FOR UPDATE SKIP LOCKED)
         RETURNING t.tenant, t.task_id, t.state, t.parent_task_id`,
-        [new Date(now), limit],
+        [new Date(now), limit, exceptTenants],
       ),
 
     degradeTasks: (since, now) =>
@@ -100,14 +101,15 @@ async function settleSelfContained(
   now: Instant,
   limit: number,
   only: { tenant: string; leaseId: string } | undefined,
-): Promise<number> {
+  exceptTenants: readonly string[],
+): Promise<{ count: number; tenants: string[] }> {
   const end = selfContainedEnd('$1');
   return await guarded(async () => {
-    const { rows } = await pool.query<{ count: number }>({
+    const { rows } = await pool.query<{ count: number; tenants: string[] }>({
       name: 'settle-self-contained',
       text: `WITH due AS (
           SELECT tenant, task_id, lease_id, state FROM leases
-          WHERE state <> 'settled' AND provider = ANY($2)
+          WHERE state <> 'settled' AND provider = ANY($2) AND tenant <> ALL($6)
             AND CASE WHEN $4::text IS NULL THEN settle_at <= $1 ELSE tenant = $4 AND lease_id = $5 END
           ORDER BY settle_at LIMIT $3 FOR UPDATE SKIP LOCKED
         ), pending AS (
@@ -132,10 +134,12 @@ async function settleSelfContained(
           SELECT pg_notify('${channel}', tenant || ' ' || task_id)
           FROM (SELECT DISTINCT tenant, task_id FROM done WHERE ${byItself}) changed
         )
-        SELECT count(*)::int AS count, (SELECT count(*) FROM woken) AS woken FROM done`,
-      values: [new Date(now), kinds, limit, only?.tenant ?? null, only?.leaseId ?? null],
+        SELECT count(*)::int AS count, COALESCE(array_agg(DISTINCT tenant), '{}') AS tenants,
+          (SELECT count(*) FROM woken) AS woken FROM done`,
+      values: [new Date(now), kinds, limit, only?.tenant ?? null, only?.leaseId ?? null, exceptTenants],
     });
-    return rows[0]!.count;
+    const { count, tenants } = rows[0]!;
+    return { count, tenants };
   });
 }
 

@@ -98,6 +98,7 @@ function engine(provider: TargetProvider, change: { concurrency?: number; random
     revokeTimeout: 10_000,
     patience: 200,
     settleBound: 30_000,
+    severalTenants: true,
     giveUpAfter: 24 * 3_600_000,
     random: change.random ?? (() => 0.5),
     sleep: (ms, signal) =>
