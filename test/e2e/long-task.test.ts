@@ -9,7 +9,7 @@ import { Tier } from '../../src/gen/leasehold/v1/common_pb.js';
 import type { StreamCredentialResponse } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { createVerifier, followRevocations } from '../../src/verifier/index.ts';
 import type { RevocationFollower } from '../../src/verifier/index.ts';
-import { startInProcess } from '../support/broker.ts';
+import { startProcess } from '../support/broker.ts';
 import type { Held, Refusal, Served } from './support.ts';
 import {
   editPolicy,
@@ -35,12 +35,12 @@ let feed: RevocationFollower;
 beforeAll(async () => {
   const estate = await prepareEstate('long', { approvals: { groups: { keepers: [devWorkload(keeper)] } } });
   await cp(path.join(import.meta.dirname, 'fixtures', 'long-task.yaml'), path.join(estate.policyDir, 'long-task.yaml'));
-  const broker = await startInProcess(estate);
+  const broker = await startProcess(estate);
   served = {
     estate,
     ...parties(estate),
     stop: async () => {
-      await broker.stop(500);
+      await broker.stop();
       await estate.remove();
     },
   };
