@@ -89,6 +89,7 @@ function adviseRules(warn: Warn, rules: readonly Placed[], revision: PolicyRevis
     }
     adviseLimits(warn, one, revision);
     adviseConstraint(warn, one, revision);
+    adviseApprovalAfter(warn, one, rules);
     const [agent] = one.agents;
     const candidates = [...(unconditional.get(agent!) ?? []), ...(agent === '*' ? [] : (unconditional.get('*') ?? []))];
     const over = candidates.find((other) => other !== one && covers(other, one) && overrules(other, one));
@@ -123,6 +124,20 @@ function adviseConstraint(warn: Warn, { source, path, rule, tools }: Placed, rev
       return;
     }
   }
+}
+
+/** `approvalAfter` is about renewals: an agent that asks anew instead is asked about only where another rule says so. */
+function adviseApprovalAfter(warn: Warn, one: Placed, rules: readonly Placed[]): void {
+  const { source, path, rule } = one;
+  if (rule.effect !== 'allow' || rule.obligations?.renewal?.approvalAfter === undefined) return;
+  if (rule.obligations.maxUses !== undefined) return;
+  if (rules.some((other) => other.rule.effect !== 'allow' && other.always !== false && covers(other, one))) return;
+  warn(
+    source,
+    [...path, 'obligations', 'renewal', 'approvalAfter'],
+    'an agent that asks anew instead of renewing is not asked about',
+    'say maxUses: 1, or add a rule that asks when !renewal.active && held.access(…)',
+  );
 }
 
 function covers(wide: Placed, narrow: Placed): boolean {

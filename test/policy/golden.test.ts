@@ -437,6 +437,16 @@ describe('what is no mistake and unlikely to be meant', () => {
       'p.yaml:7:121: spec.rules[1].obligations.senderConstraint: warehouse:write is never issued: what provider postgres makes cannot be bound to a key; leave warehouse:write out of the rule',
     ],
     [
+      'an approval after some renewals that asking anew gets around',
+      policyOf(
+        ...rules(
+          'name: s, agents: [analyst], tools: [warehouse], tiers: [read], effect: allow, obligations: { renewal: { approvalAfter: { count: 3 } } }',
+          'name: t, agents: [analyst], tools: [warehouse], tiers: [read], effect: allow, obligations: { maxUses: 1, renewal: { approvalAfter: { count: 3 } } }',
+        ),
+      ),
+      'p.yaml:7:113: spec.rules[1].obligations.renewal.approvalAfter: an agent that asks anew instead of renewing is not asked about; say maxUses: 1, or add a rule that asks when !renewal.active && held.access(…)',
+    ],
+    [
       'an agent and a tier that no rule grants anything',
       policyOf('    - { name: r, agents: [other], tools: [warehouse], tiers: [read], effect: allow }'),
       'a.yaml:3:19: metadata.name: no rule grants agent "analyst" anything; add a rule, or remove it\nt.yaml:11:5: spec.tiers.write: no rule grants anybody warehouse:write; add a rule, or remove the tier',
