@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { runCli, startCli } from '../cli/run-cli.ts';
+import { editPolicy } from '../e2e/support.ts';
 import { askFor, look, openTask, people, refund, serve, type Served } from './support.ts';
 
 let served: Served;
@@ -84,6 +85,39 @@ test('a request names the exact arguments of each use, after the tool that they 
   const early = await cli('orchestrator', 'request', taskId, '--argument', 'amount=1', '--tool', 'shop:write');
   expect(early.code).toBe(2);
   expect(early.stderr).toContain('It comes after the --tool that it belongs to.');
+});
+
+test('a request names the agent of the task below that will make a use, and shows who holds it', async () => {
+  await editPolicy(served, 'agents.yaml', (text) =>
+    text.replace(/^ {2}workloads: \[.*\/analyst\]$/m, '$&\n  delegation: { to: [twin] }'),
+  );
+  const taskId = await openTask(served);
+  const use = ['--tool', 'vault-door:read'];
+  const asked = await cli(
+    'orchestrator',
+    'request',
+    taskId,
+    ...use,
+    '--agent',
+    'twin',
+    '--context',
+    'env=test',
+    '--json',
+  );
+  expect(asked).toMatchObject({ code: 0, stderr: '' });
+  const { results } = JSON.parse(asked.stdout) as { results: { approval: { approvalId: string } }[] };
+  expect(results).toMatchObject([
+    { approval: { kind: 'APPROVAL_KIND_FOR_CHILD', agent: 'twin', parentAgent: 'analyst' } },
+  ]);
+  const shown = await cli(people.owner, 'get', results[0]!.approval.approvalId);
+  expect(shown.stdout).toMatch(/agent +twin/);
+  expect(shown.stdout).toContain('the task above, of agent analyst');
+  const early = await cli('orchestrator', 'request', taskId, '--agent', 'twin', ...use);
+  expect(early).toMatchObject({ code: 2, stderr: expect.stringContaining('It comes after the --tool') as string });
+  const twice = await cli('orchestrator', 'request', taskId, ...use, '--agent', 'twin', '--agent', 'twin');
+  expect(twice.code).toBe(2);
+  const alone = await cli('orchestrator', 'request', taskId, ...use, '--context', 'env=test');
+  expect(alone).toMatchObject({ code: 2, stderr: expect.stringContaining('actions[0].context') as string });
 });
 
 test('an orchestrator asks for all at once; two people break glass', async () => {

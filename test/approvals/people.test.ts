@@ -7,7 +7,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ApprovalKind, ApprovalState, Verdict } from '../../src/gen/leasehold/v1/approval_service_pb.js';
 import { devWorkload } from '../../src/dev/environment.ts';
-import { auditOf, held, ms, refusal, sql } from '../e2e/support.ts';
+import { auditOf, editPolicy, held, ms, refusal, sql } from '../e2e/support.ts';
 import { approve, askFor, look, openTask, people, refund, serve, shut, turn, type Served } from './support.ts';
 
 interface Delivery {
@@ -171,6 +171,22 @@ describe('people are told', () => {
       [name],
     );
     expect(rows).toEqual([]);
+  });
+});
+
+test('what a task below will do is told with whose it is', async () => {
+  await editPolicy(served, 'agents.yaml', (text) =>
+    text.replace(/^ {2}workloads: \[.*\/analyst\]$/m, '$&\n  delegation: { to: [twin] }'),
+  );
+  const taskId = await openTask(served);
+  const { results } = await served
+    .approvals('orchestrator')
+    .requestApprovals({ taskId, actions: [{ ...look, agent: 'twin' }] });
+  const name = results[0]!.approval!.approvalId;
+  await expect.poll(() => typesAbout(hook.deliveries, taskId), { timeout: 10_000 }).toEqual(['approval.requested']);
+  const [delivery] = hook.deliveries.filter(({ body }) => body.includes(taskId)) as [Delivery];
+  expect(JSON.parse(delivery.body)).toMatchObject({
+    data: { task: taskId, agent: 'analyst', approvals: [{ approval: name, kind: 'for_child', for_agent: 'twin' }] },
   });
 });
 

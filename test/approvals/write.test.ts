@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { noArguments } from '../../src/domain/arguments.ts';
+import { auditEvent } from '../../src/domain/audit.ts';
 import type { NewApproval } from '../../src/domain/approvals/store.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import type { Storage } from '../../src/storage/storage.ts';
@@ -31,8 +32,8 @@ afterAll(async () => {
 const outbox = { endpoints: () => [], newId };
 const limits = { maxPending: 100, since: 0, maxSince: 10_000, epoch: 1 };
 
-async function openedTask(): Promise<Task> {
-  return insertedTask(await first.tasks.insert(taskOf(), []));
+async function openedTask(change: Partial<Task> = {}): Promise<Task> {
+  return insertedTask(await first.tasks.insert(taskOf(change), []));
 }
 
 /** An approval of this task as people have given it. */
@@ -109,6 +110,51 @@ test('a write takes a use only for exactly what was approved, by the database’
   expect(await written(task, approvalId)).toBe(true);
   expect(await leftOf(approvalId)).toEqual({ uses_left: 0, state: 'used' });
   expect(await written(task, approvalId)).toBe(false);
+});
+
+test('what a task holds for one below it, a write takes for a task directly below it and of that agent alone', async () => {
+  const parent = await openedTask();
+  const below = ({ taskId, rootTaskId }: Task) => openedTask({ parentTaskId: taskId, rootTaskId });
+  const child = await below(parent);
+  const grandchild = await below(child);
+  const elsewhere = await below(await openedTask());
+  const held = { kind: 'for_child' as const, parentAgent: parent.agent, workload: undefined };
+  const approvalId = await approved(parent, held);
+  for (const task of [parent, grandchild, elsewhere]) expect(await written(task, approvalId)).toBe(false);
+  expect(await written(child, approvalId, { agent: 'another' })).toBe(false);
+  expect(await written(child, approvalId, { tier: 'write' })).toBe(false);
+  expect(await written(child, approvalId, {}, 'sha256:another')).toBe(false);
+  // What is the parent's own stays its own.
+  expect(await written(child, await approved(parent))).toBe(false);
+  expect(await leftOf(approvalId)).toEqual({ uses_left: 1, state: 'approved' });
+  expect(await written(child, approvalId)).toBe(true);
+  expect(await leftOf(approvalId)).toEqual({ uses_left: 0, state: 'used' });
+});
+
+test('a use that is given back to a task that holds it for one below is not held up by what it has for itself', async () => {
+  const parent = await openedTask();
+  const child = await openedTask({ parentTaskId: parent.taskId, rootTaskId: parent.rootTaskId });
+  const approvalId = await approved(parent, { kind: 'for_child', parentAgent: parent.agent, workload: undefined });
+  const lease = leaseOf(child, { state: 'pending', handle: 'a/b' });
+  const approval = { approvalId, argumentsDigest: noArguments.digest };
+  expect(await first.writer.insert({ ...writeOf(child, lease, { events: [] }), approval })).toBe(true);
+  expect(await leftOf(approvalId)).toEqual({ uses_left: 0, state: 'used' });
+  await approved(parent);
+  await first.leases.abandon(
+    lease,
+    Date.now(),
+    auditEvent(child, 'lease.abandoned', 'broker', Date.now(), {}, lease.leaseId),
+  );
+  expect(await leftOf(approvalId)).toEqual({ uses_left: 1, state: 'approved' });
+});
+
+test('nothing is asked for on behalf of tasks below once the task is not as it was', async () => {
+  const parent = await openedTask();
+  const wanted = { kind: 'for_child' as const, parentAgent: parent.agent, workload: undefined };
+  const event = auditEvent(parent, 'task.closed', 'broker', Date.now(), {});
+  await first.tasks.close(parent.tenant, parent.taskId, 'requested', Date.now(), event);
+  await expect(approved(parent, wanted)).rejects.toMatchObject({ reason: 'IN_PROGRESS' });
+  expect(await rows(database.url, 'SELECT FROM approvals WHERE task_id = $1', [parent.taskId])).toEqual([]);
 });
 
 test('an approval that has run out is nothing to a write, whether or not anybody has noticed', async () => {
