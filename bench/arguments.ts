@@ -16,6 +16,8 @@ export interface Arguments {
   dir: string | undefined;
   profileDir: string | undefined;
   targetCore: boolean;
+  /** Broker and load in sessions of their own. */
+  sessions: boolean;
   /** The Vault server to measure with, when there is one. */
   vault: string | undefined;
 }
@@ -53,6 +55,9 @@ export const usage = `npm run bench -- <scenario> … [options]
   --dir <folder>          where the database goes; the disk decides what a commit costs (default: the temporary folder)
   --target-core           the target's server has the last core to itself and everything else keeps off it (Linux), as if it
                           were another machine; else all of them share the processor
+  --sessions              broker and load each in a session of its own, as services are: where Linux shares the processor out by
+                          session (sched_autogroup), they and this program have one share together otherwise, and each
+                          of the database's processes has one to itself
   --cpu-prof <folder>     write a CPU profile of the broker there
 
 echo and commit are always measured beside what was asked for: the ratios are to the same run's. decide is measured first,
@@ -90,6 +95,7 @@ export function parseArguments(argv: readonly string[]): Arguments | 'help' {
     dir: values.dir,
     profileDir: values['cpu-prof'],
     targetCore: values['target-core'],
+    sessions: values.sessions,
     vault: 'binary' in vault ? vault.binary : undefined,
   };
 }
@@ -109,6 +115,7 @@ function parse(argv: readonly string[]) {
         dir: { type: 'string' },
         'cpu-prof': { type: 'string' },
         'target-core': { type: 'boolean', default: false },
+        sessions: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },
       },
     });

@@ -15,13 +15,18 @@ const stopTimeout = 15_000;
 export function startChild<Question extends object, Answer>(
   name: string,
   args: readonly string[],
-  { nodeOptions = [], env = {} }: { nodeOptions?: readonly string[]; env?: Record<string, string> } = {},
+  {
+    nodeOptions = [],
+    env = {},
+    ownSession = false,
+  }: { nodeOptions?: readonly string[]; env?: Record<string, string>; ownSession?: boolean } = {},
 ): { child: Child<Question, Answer>; first: <T>() => Promise<T> } {
   const running = fork(path.join(import.meta.dirname, `${name}.ts`), args, {
     // Typed arrays cross as they are.
     serialization: 'advanced',
     execArgv: [...nodeOptions],
     env: { ...process.env, ...env },
+    detached: ownSession,
     stdio: ['ignore', 2, 2, 'ipc'],
   });
   const next = <T>() => message<T>(running, name);

@@ -57,7 +57,7 @@ export interface Estate {
 
 export async function startMachine(
   base: string | undefined,
-  { targetCore = false }: { targetCore?: boolean } = {},
+  { targetCore = false, sessions = false }: { targetCore?: boolean; sessions?: boolean } = {},
 ): Promise<Machine> {
   const dir = await mkdtemp(path.join(base ?? tmpdir(), 'leasehold-bench-'));
   // As root the server runs as the user `postgres`, who has to get through to its data.
@@ -83,13 +83,13 @@ export async function startMachine(
     const own = await startServer('postgres');
     const target = await startServer('target');
     if (targetCore) moveToReservedCore(target.pid);
-    const { child: load } = startChild<Slice, SliceResult>('load', []);
+    const { child: load } = startChild<Slice, SliceResult>('load', [], { ownSession: sessions });
     closers.push(() => load.stop());
     return {
       settings: await durability(own.url),
       load: load.ask,
       startBroker: async (name, options) => {
-        const estate = await startEstate(path.join(dir, name), own.url, target.url, name, options);
+        const estate = await startEstate(path.join(dir, name), own.url, target.url, name, { ...options, sessions });
         closers.push(estate.stop);
         return estate;
       },
@@ -106,7 +106,7 @@ async function startEstate(
   superuserUrl: string,
   targetSuperuserUrl: string,
   name: string,
-  { profileDir, vault: binary }: BrokerOptions,
+  { profileDir, vault: binary, sessions }: BrokerOptions & { sessions: boolean },
 ): Promise<Estate> {
   const [grpcPort, httpPort] = [await freePort(), await freePort()];
   const unbounded = { callsPerSecond: 1_000_000, burst: 1_000_000 };
@@ -142,6 +142,7 @@ async function startEstate(
   const { child, first } = startChild<object, Usage>('broker', [environment.configFile], {
     nodeOptions: [...served.nodeOptions, ...profile],
     env: served.env,
+    ownSession: sessions,
   });
   await first();
 
