@@ -67,7 +67,7 @@ describeVault('a broker killed again and again at random points', () => {
         await again(() => orchestrator.closeTask({ taskId }));
       };
       const worker = async () => {
-        while (next < tasks) {
+        while (next < tasks && !ended) {
           next += 1;
           await oneTask();
         }
@@ -84,9 +84,7 @@ describeVault('a broker killed again and again at random points', () => {
         }
       };
       try {
-        const killing = killer();
-        await Promise.all(Array.from({ length: atOnce }, worker));
-        await killing;
+        await Promise.all([killer(), ...Array.from({ length: atOnce }, worker)]);
         if (told) console.log(`${killed} kills over ${next} tasks, ${handedOut.length} logins handed out`);
 
         await eventually(async () => {
