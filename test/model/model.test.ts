@@ -10,13 +10,13 @@ import { startWorld, type World } from './world.ts';
  * Sequences of calls on two replicas, one database and one target, against the reference in reference.ts; ground-truth.ts
  * then asks the databases. What it found is a test of its own elsewhere.
  *
- * LEASEHOLD_MODEL_RUNS: how many sequences (default 40, some seconds; 10,000 take about an hour). A failure is shrunk, and
+ * LEASEHOLD_MODEL_RUNS: how many sequences (default 25, some seconds; 10,000 take about an hour). A failure is shrunk, and
  * tells its seed, its path and, behind the sequence, its replayPath: with these three it is played again as it was shrunk.
  *
  *   LEASEHOLD_MODEL_RUNS=2000 LEASEHOLD_MODEL_SEED=1 npx vitest run test/model
  *   LEASEHOLD_MODEL_SEED=1 LEASEHOLD_MODEL_PATH=228:3:3:5 LEASEHOLD_MODEL_REPLAY=EBAEABBBA8:qK npx vitest run test/model
  */
-const runs = Number(process.env['LEASEHOLD_MODEL_RUNS'] ?? 40);
+const runs = Number(process.env['LEASEHOLD_MODEL_RUNS'] ?? 25);
 const seed = Number(process.env['LEASEHOLD_MODEL_SEED'] ?? Date.now() % 2 ** 31);
 const path = process.env['LEASEHOLD_MODEL_PATH'];
 const replayPath = process.env['LEASEHOLD_MODEL_REPLAY'];
