@@ -115,7 +115,6 @@ export function createTransport(options: TransportOptions) {
       const request = (secure ? https : http).request(uri, {
         method,
         agent: agents[lane],
-        signal,
         headers: {
           ...headers,
           ...(body === undefined
@@ -123,6 +122,10 @@ export function createTransport(options: TransportOptions) {
             : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
         },
       });
+      // Instead of the option `signal`, which watches the stream for every way to end: a tenth of what a call costs.
+      const abort = () => void request.destroy(new Error('aborted'));
+      signal.addEventListener('abort', abort, { once: true });
+      request.on('close', () => signal.removeEventListener('abort', abort));
       request.on('error', fail);
       request.on('socket', (socket: Socket | TLSSocket) => {
         if (!socket.connecting && !(secure && socket.pending)) reached = true;
