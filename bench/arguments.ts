@@ -53,8 +53,8 @@ export const usage = `npm run bench -- <scenario> … [options]
   --leases 1,10,100,1000  (settle-vault) leases of the task that is closed
   --json                  one JSON object per point on stdout
   --dir <folder>          where the database goes; the disk decides what a commit costs (default: the temporary folder)
-  --target-core           the target's server has the last core to itself and everything else keeps off it (Linux), as if it
-                          were another machine; else all of them share the processor
+  --target-core           the target's server, and Vault, have the last core to themselves and everything else keeps off it
+                          (Linux), as if it were another machine; else all of them share the processor
   --sessions              broker and load each in a session of its own, as services are: where Linux shares the processor out by
                           session (sched_autogroup), they and this program have one share together otherwise, and each
                           of the database's processes has one to itself

@@ -91,6 +91,8 @@ export async function startMachine(
       startBroker: async (name, options) => {
         const estate = await startEstate(path.join(dir, name), own.url, target.url, name, { ...options, sessions });
         closers.push(estate.stop);
+        // Before anything is measured: Vault belongs to the same other machine.
+        if (targetCore && estate.vault !== undefined) moveToReservedCore(estate.vault.pid());
         return estate;
       },
       stop,
@@ -191,12 +193,12 @@ function reserveCore(): void {
   execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', `0-${lastCore - 1}`, String(process.pid)]);
 }
 
-/** Its processes to come as well: a server's backends are its children. */
+/** All its threads, and its processes to come as well: a server's backends are its children. */
 function moveToReservedCore(pid: number): void {
-  const ids = execFileSync('pgrep', ['--parent', String(pid)], { encoding: 'utf8' })
-    .trim()
-    .split('\n');
-  for (const id of [String(pid), ...ids]) execFileSync('taskset', ['--cpu-list', '--pid', String(lastCore), id]);
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+  for (const id of [String(pid), ...children]) {
+    execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', String(lastCore), id]);
+  }
 }
 
 /** How `npm run leasehold` starts a broker. */
