@@ -88,8 +88,8 @@ export function createSettler(options: SettlerOptions) {
     tick: async (): Promise<boolean> => {
       const now = clock.now();
       for (const drain of busy.values()) drain.poke();
-      const done = await settleTokens(now);
-      const drains = await beginDrains(now);
+      // Together: what a target holds does not wait for the tokens' statements.
+      const [done, drains] = await Promise.all([settleTokens(now), beginDrains(now)]);
       await patiently([...drains, ...(await beginProbes(now))]);
       if (lookSlowlyAt <= now) {
         await beginSlowRetries(now);

@@ -28,8 +28,11 @@ export interface TaskTokenStore {
   claim(servers: readonly string[], now: Instant, claimFor: Millis, limit: number): Promise<DueToken[]>;
   /** It lives; when to look again. */
   keep(tokens: readonly TaskToken[], dueAt: readonly Instant[]): Promise<void>;
-  /** Whether something may be being made with it at this moment, by any replica, or by one that has died. */
-  attempted(token: Pick<TaskToken, 'server' | 'accessor'>): Promise<boolean>;
+  /**
+   * Whether something may be being made with it at this moment, by any replica, or by one that has died; and how many leases
+   * that are not settled hang on it.
+   */
+  hanging(token: Pick<TaskToken, 'server' | 'accessor'>): Promise<{ attempted: boolean; leases: number }>;
   /** It was seen to be gone. `lost`: although it was wanted. What was made with it has died with it, and is due. */
   gone(token: Pick<TaskToken, 'server' | 'accessor'>, lost: boolean, now: Instant): Promise<number>;
   /**

@@ -49,16 +49,16 @@ export function createTaskTokenStore(pool: pg.Pool): TaskTokenStore {
         });
       }),
 
-    attempted: ({ server, accessor }) =>
+    hanging: ({ server, accessor }) =>
       guarded(async () => {
-        const { rows } = await pool.query<{ attempted: boolean }>({
-          name: 'task-token-attempted',
-          text: `SELECT EXISTS (
-              SELECT FROM task_tokens k JOIN leases l ON ${hangsOnIt} AND l.state = 'pending'
-              WHERE k.server = $1 AND k.accessor = $2) AS attempted`,
+        const { rows } = await pool.query<{ attempted: boolean; leases: number }>({
+          name: 'hanging-on-task-token',
+          text: `SELECT count(*) FILTER (WHERE l.state = 'pending') > 0 AS attempted, count(*)::int AS leases
+            FROM task_tokens k JOIN leases l ON ${hangsOnIt}
+            WHERE k.server = $1 AND k.accessor = $2`,
           values: [server, accessor],
         });
-        return rows[0]!.attempted;
+        return rows[0]!;
       }),
 
     gone: (token, lost, now) => gone(pool, token, lost, now),

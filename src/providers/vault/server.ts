@@ -11,7 +11,7 @@ export interface VaultServer {
   login: VaultLogin;
   /** Token role that makes the token of a task. */
   tokenRole: string;
-  /** Connections for issuing; revocations have a quarter as many, and at least four, of their own. */
+  /** Connections for issuing; revocations have a quarter as many, and at least eight, of their own. */
   connections: number;
   /** Longest time that one issue may take. */
   issueTimeout: Millis;
@@ -40,7 +40,7 @@ export async function openServer(
     address: config.address,
     namespace: config.namespace,
     tls: config.tls,
-    connections: { issue: config.connections, settle: Math.max(4, Math.ceil(config.connections / 4)) },
+    connections: { issue: config.connections, settle: Math.max(8, Math.ceil(config.connections / 4)) },
     timeout: Math.max(config.issueTimeout, config.settleTimeout),
   });
   const session = createSession(client, config.login, clock, {

@@ -31,6 +31,8 @@ export interface HeldToken {
 export type TaskTokens = ReturnType<typeof createTaskTokens>;
 
 const maxHeld = 50_000;
+/** What one claim of the settler brings: all of a token's leases are then under way together. */
+const few = 16;
 /** Claimed at once by one replica, and looked after at the same time. */
 const batch = 64;
 const claimFor: Millis = 15_000;
@@ -49,6 +51,7 @@ export function createTaskTokens(options: TaskTokensOptions) {
   const held = new LRUCache<string, Promise<HeldToken>>({ max: maxHeld });
   const byAccessor = new LRUCache<string, { key: string; token: string }>({ max: maxHeld });
   const ending = new Map<string, Promise<void>>();
+  const asking = new Map<string, ReturnType<TaskTokenStore['hanging']>>();
 
   return { forLease, tokenOf, drop, retire, end, endWithTask, tick };
 
@@ -139,14 +142,33 @@ export function createTaskTokens(options: TaskTokensOptions) {
   }
 
   /**
-   * As `end`, unless a read with it may be under way: Vault takes what a token has when it ends, and a lease that it keeps a
-   * moment later would stay. False: not yet; whoever settles that read ends the token.
+   * As `end`, unless a read with it may be under way (Vault takes what a token has when it ends, and a lease that it keeps a
+   * moment later would stay; whoever settles that read ends the token), or so few leases hang on it that they are sooner
+   * gone when each is ordered away.
    */
-  async function endWithTask(server: Open, accessor: string, signal: AbortSignal): Promise<boolean> {
-    const under = ending.has(`${server.name} ${accessor}`);
-    if (!under && (await store.attempted({ server: targetName(server.name), accessor }))) return false;
+  async function endWithTask(
+    server: Open,
+    accessor: string,
+    signal: AbortSignal,
+  ): Promise<'ended' | 'being used' | 'of few'> {
+    if (!ending.has(`${server.name} ${accessor}`)) {
+      const { attempted, leases } = await hanging(server, accessor);
+      if (attempted) return 'being used';
+      if (leases <= few) return 'of few';
+    }
     await end(server, accessor, signal);
-    return true;
+    return 'ended';
+  }
+
+  /** Asked once for all who want to know at the same time. */
+  async function hanging(server: Open, accessor: string): ReturnType<TaskTokenStore['hanging']> {
+    const key = `${server.name} ${accessor}`;
+    let asked = asking.get(key);
+    if (asked === undefined) {
+      asked = store.hanging({ server: targetName(server.name), accessor }).finally(() => asking.delete(key));
+      asking.set(key, asked);
+    }
+    return await asked;
   }
 
   /** Heartbeats, and the end of tokens that nothing needs any more. True: there may be more to do at once. */
