@@ -94,7 +94,10 @@ describeVault('a Vault in memory', () => {
   });
 
   it('has the engines and logins that providers are tested with', async () => {
-    for (const type of ['pki', 'transit', 'ssh', 'kv', 'aws', 'gcp', 'rabbitmq', 'kubernetes']) {
+    // OpenBao begins at 2.0, without the engines of clouds.
+    const { json } = await vault.request({ method: 'GET', path: 'sys/health' });
+    const clouds = String(json['version']).startsWith('1.') ? ['aws', 'gcp'] : [];
+    for (const type of ['pki', 'transit', 'ssh', 'kv', 'rabbitmq', 'kubernetes', ...clouds]) {
       await vault.root('POST', `sys/mounts/t-${type}`, { type });
     }
     for (const type of ['approle', 'jwt', 'kubernetes', 'cert']) {
