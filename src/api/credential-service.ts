@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { argumentsDigest, boundedArguments, noArguments, type DeclaredArguments } from '../domain/arguments.ts';
+import type { Caller } from '../domain/caller.ts';
 import type { Credentials } from '../domain/credentials.ts';
 import type { IssueRequest } from '../domain/issue.ts';
 import { fieldInvalid } from '../domain/errors.ts';
@@ -10,13 +11,13 @@ import { credentialMessage, leaseMessage, tierOf } from './convert.ts';
 import { approvalIdField, leaseIdField, name, taskIdField, text } from './fields.ts';
 
 /** The key of a request's proof; a request without one costs nothing. */
-type TakeProof = (method: string, requestId: string, proof: string) => Promise<KeyBinding>;
+type TakeProof = (tenant: string, method: string, requestId: string, proof: string) => Promise<KeyBinding>;
 
 const methods = CredentialService.method;
 
 export function credentialService(credentials: Credentials, newRequestId: () => string, takeProof: TakeProof) {
-  const proved = (method: { name: string }, requestId: string, proof: string) =>
-    takeProof(`${CredentialService.typeName}/${method.name}`, requestId, proof);
+  const proved = ({ tenant }: Caller, method: { name: string }, requestId: string, proof: string) =>
+    takeProof(tenant, `${CredentialService.typeName}/${method.name}`, requestId, proof);
 
   const issueRequest = (
     request: Pick<
@@ -39,7 +40,7 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
     { dpopProof, bindToCertificate }: { dpopProof: string; bindToCertificate: boolean },
     call: Call,
   ): Promise<KeyBinding> => {
-    if (!bindToCertificate) return await proved(method, requestId, dpopProof);
+    if (!bindToCertificate) return await proved(call.caller, method, requestId, dpopProof);
     if (dpopProof !== '') throw fieldInvalid('bind_to_certificate', 'goes with no dpop_proof: a token has one binding');
     const thumbprint = call.clientCertificate();
     if (thumbprint !== undefined) return { 'x5t#S256': thumbprint };
@@ -62,7 +63,7 @@ export function credentialService(credentials: Credentials, newRequestId: () => 
       const requestId = request.requestId || newRequestId();
       const leaseId = leaseIdField(request.leaseId);
       const { dpopProof } = request;
-      const key = dpopProof === '' ? undefined : await proved(methods.renewCredential, requestId, dpopProof);
+      const key = dpopProof === '' ? undefined : await proved(caller, methods.renewCredential, requestId, dpopProof);
       const issued = await credentials.renew(caller, leaseId, requestId, (boundTo) => {
         if (key !== undefined || boundTo?.['x5t#S256'] === undefined) return key;
         const thumbprint = clientCertificate();
