@@ -44,4 +44,6 @@ export interface TaskTokenStore {
   known(server: string, named: readonly string[]): Promise<ReadonlySet<string>>;
   /** Whether an attempt of any replica to read from this path may be under way that began before `until`. */
   attempting(server: string, path: string, until: Instant, now: Instant): Promise<boolean>;
+  /** Reads from this path whose answers were lost, and which are not settled yet. */
+  lost(server: string, path: string, now: Instant): Promise<number>;
 }

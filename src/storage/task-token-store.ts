@@ -93,6 +93,19 @@ export function createTaskTokenStore(pool: pg.Pool): TaskTokenStore {
         });
         return rows[0]!.attempting;
       }),
+
+    lost: (server, path, now) =>
+      guarded(async () => {
+        // Index leases_due: each is looked at again within moments.
+        const { rows } = await pool.query<{ lost: number }>({
+          name: 'lost-at-vault',
+          text: `SELECT count(*)::int AS lost FROM leases
+            WHERE state = 'settling' AND settle_at <= $3 AND provider = 'vault' AND split_part(handle, '/', 1) = $1
+              AND right(handle, length($2) + 1) = ':' || $2`,
+          values: [server, path, new Date(now + 300_000)],
+        });
+        return rows[0]!.lost;
+      }),
   };
 }
 

@@ -128,13 +128,14 @@ export function createRevoke({ tokens, store, lives, clock }: RevokeOptions) {
     // Before the token: what goes with it is gone from the list, and nobody saw it go.
     const strays = await endStrays({ server, store, clock }, part, signal);
     if (inUseUntil === undefined) await tokens.end(server, accessor, signal);
-    if (strays === 'gone') return undefined;
-    if (strays === 'wait')
-      return { lookAgainAt: clock.now() + 1_000, because: 'other reads from the same path are under way' };
+    // What was found and ended may have been another lost read's: the sweep alone is of this token.
     if (part.sweep !== undefined) {
       const because = 'swept when no other credential of the same token lives: a sweep would take theirs too';
       return { lookAgainAt: clock.now() + sweepPause, because };
     }
+    if (strays === 'gone') return undefined;
+    if (strays === 'wait')
+      return { lookAgainAt: clock.now() + 1_000, because: 'other reads from the same path are under way' };
     const byItself = decidedAt + (part.life ?? lives.of(server.name, part.path) ?? 0);
     return { deadBy: Math.max(clock.now(), inUseUntil ?? 0, lease?.expiresAt ?? 0, byItself) };
   }

@@ -18,7 +18,7 @@ const atOnce = 8;
 
 /**
  * Looks under the path of a read whose answer was lost for leases that none of ours names and that were made about when it was
- * sent, and ends them. `unknown`: there is none, or the tier does not say that nothing but this broker reads from the path, or Vault does not let
+ * sent, and ends them. `unknown`: there is none, or it may be another's, or the tier does not say that nothing but this broker reads from the path, or Vault does not let
  * us list there (docs/vault.md). `wait`: another attempt of ours may have made what is there.
  */
 export async function endStrays(
@@ -45,6 +45,7 @@ export async function endStrays(
   // Once more, after the look at the attempts: one of them may have come to its end in between.
   const ours = await store.known(name, candidates);
   const strays = candidates.filter((vaultLease) => !ours.has(vaultLease));
+  const lost = await store.lost(name, asked.path, clock.now());
   let ended = 0;
   for (let at = 0; at < strays.length; at += atOnce) {
     await Promise.all(
@@ -58,5 +59,6 @@ export async function endStrays(
       }),
     );
   }
-  return ended > 0 ? 'gone' : 'unknown';
+  // Vault does not say with which token a lease was made: of several lost reads none knows which was its own.
+  return ended === 1 && lost <= 1 ? 'gone' : 'unknown';
 }
