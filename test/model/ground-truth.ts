@@ -102,7 +102,7 @@ export async function checkGroundTruth(model: Model, world: World): Promise<void
   // Invariant 3: a child has at most what its parent has, does not outlive it, and is closed with it.
   const wide = await world.database.query(
     `SELECT c.task_id FROM tasks c JOIN tasks p ON p.tenant = c.tenant AND p.task_id = c.parent_task_id
-     WHERE c.task_id = ANY($1) AND (NOT p.tools @> c.tools OR c.deadline > p.deadline OR (c.state = 'open' AND p.state <> 'open'))`,
+     WHERE c.task_id = ANY($1) AND (NOT p.tools @> c.tools OR c.closed_at > p.closed_at + interval '2 seconds')`,
     [ids],
   );
   expect(wide.rows).toEqual([]);

@@ -111,6 +111,9 @@ async function heard({ replicas }: World, at: ReplicaIndex, before: Known, model
   await eventually('a signal on the other replica', async () => (await applies(other, changed)) === changed.applies);
 }
 
+/** What is allowed or denied because of signals. */
+const isWatched = (access: Access) => access.endsWith(':read') || access === 'api:execute';
+
 /** After a sequence: nothing is said any more, and both replicas know it. */
 export async function cleared({ replicas, clock }: World): Promise<void> {
   for (const replica of replicas) {
@@ -145,15 +148,17 @@ function report(
   at: number,
   source: SignalSource,
   minutes: number | undefined,
-  access: Access,
   replica: ReplicaIndex,
 ): Command {
   const time = minutes === undefined ? '' : `, ${minutes} min`;
-  const text = `signal(${kind} ${value}, ${about} ${at}, ${source}${time}, r${replica}) ‖ issues(${access})`;
+  const text = `signal(${kind} ${value}, ${about} ${at}, ${source}${time}, r${replica}) ‖ issues`;
   return command(text, 'task', async (model, world) => {
     const { replicas } = world;
-    const task = pick(model.tasks, at);
-    const subject = subjectOf(about, at, task);
+    // What matters is what is in use.
+    const using = model.tasks.filter(({ open, tools }) => open && tools.some(isWatched));
+    const task = pick(using.length > 0 ? using : model.tasks, at);
+    const access = pick(task.tools.some(isWatched) ? task.tools.filter(isWatched) : task.tools, at);
+    const subject = subjectOf(about, at, task, access);
     const known = knownTo(model);
     const before = issueOutcome(model, task, task.agent, access);
     const requestIds = Array.from({ length: 4 }, () => randomUUID());
@@ -192,10 +197,10 @@ function report(
   });
 }
 
-function subjectOf(kind: Subject['kind'], at: number, task: ModelTask): Subject {
+function subjectOf(kind: Subject['kind'], at: number, task: ModelTask, access: Access): Subject {
   if (kind === 'task') return { kind, task };
-  if (kind === 'tool') return { kind, tool: at % 2 === 0 ? 'api' : 'db' };
-  return { kind, agent: at % 2 === 0 ? 'alpha' : 'beta' };
+  if (kind === 'tool') return { kind, tool: access.startsWith('api:') === at % 4 > 0 ? 'api' : 'db' };
+  return { kind, agent: (task.agent === 'alpha') === at % 4 > 0 ? 'alpha' : 'beta' };
 }
 
 function named(subject: Subject) {
@@ -241,14 +246,17 @@ const said = fc.constantFrom(
   ] as const),
 );
 const subjects = fc.constantFrom<Subject['kind']>('agent', 'workload', 'tool', 'task');
-const likely = fc.constantFrom<Access>('api:read', 'db:read', 'api:write');
 const time = fc.constantFrom(undefined, 4, 40);
 
+const reports = fc.tuple(said, subjects, index, source, time, replica).map((args) => report(...args));
+
 export const signalCommands = [
-  fc.tuple(said, subjects, index, source, time, likely, replica).map((args) => report(...args)),
+  reports,
+  reports,
+  reports,
   fc
-    .tuple(source, time, replica)
-    .map(([by, until, where]) => report(['x_vouched', 100], 'agent', 1, by, until, 'api:execute', where)),
+    .tuple(index, source, time, replica)
+    .map(([at, by, until, where]) => report(['x_vouched', 100], 'agent', at, by, until, where)),
   fc.tuple(index, fc.boolean(), replica).map((args) => clear(...args)),
   fc.tuple(index, fc.boolean(), replica).map((args) => clear(...args)),
 ];
