@@ -106,11 +106,13 @@ async function settleSelfContained(
   const end = selfContainedEnd('$1');
   return await guarded(async () => {
     const { rows } = await pool.query<{ count: number; tenants: string[] }>({
-      name: 'settle-self-contained',
+      // Two statements: one condition for both could not bound the index (leases_due), and each round would read all
+      // leases that are open.
+      name: only === undefined ? 'settle-self-contained' : 'settle-one-self-contained',
       text: `WITH due AS (
           SELECT tenant, task_id, lease_id, state FROM leases
           WHERE state <> 'settled' AND provider = ANY($2) AND tenant <> ALL($6)
-            AND CASE WHEN $4::text IS NULL THEN settle_at <= $1 ELSE tenant = $4 AND lease_id = $5 END
+            AND ${only === undefined ? '$4::text IS NULL AND $5::text IS NULL AND settle_at <= $1' : 'tenant = $4 AND lease_id = $5'}
           ORDER BY settle_at LIMIT $3 FOR UPDATE SKIP LOCKED
         ), pending AS (
           SELECT tenant, task_id, lease_id FROM due WHERE state = 'pending'
