@@ -76,6 +76,7 @@ function inputsOf({ tools, rules }: PolicySize, agents: number): DecisionInput[]
       agent: `agent-${n % agents}`,
       opener: 'spiffe://acme.test/orchestrator',
       context: { ticket: 'CHG-1' },
+      labels: {},
       openedAt: now - 60_000,
       deadline: now + 3_600_000,
     },

@@ -21,6 +21,7 @@ import { effectMessage, tierMessage, tierOf } from './convert.ts';
 import {
   approvalIdField,
   contextField,
+  labelsField,
   name,
   nextPageToken,
   pageSize,
@@ -117,10 +118,19 @@ export function approvalService(approvals: Approvals) {
   });
 }
 
-function childOf(field: string, { agent, context }: ApprovalAction): NamedChild | undefined {
-  if (agent !== '') return { agent: name(`${field}.agent`, agent), context: contextField(`${field}.context`, context) };
-  if (Object.keys(context).length === 0) return undefined;
-  throw fieldInvalid(`${field}.context`, 'is for an action of a task below: name its agent');
+function childOf(field: string, { agent, context, labels }: ApprovalAction): NamedChild | undefined {
+  if (agent !== '') {
+    return {
+      agent: name(`${field}.agent`, agent),
+      context: contextField(`${field}.context`, context),
+      labels: labelsField(`${field}.labels`, labels),
+    };
+  }
+  for (const [stated, map] of Object.entries({ context, labels })) {
+    if (Object.keys(map).length === 0) continue;
+    throw fieldInvalid(`${field}.${stated}`, 'is for an action of a task below: name its agent');
+  }
+  return undefined;
 }
 
 function declared(sent: JsonObject | undefined): DeclaredArguments {

@@ -180,6 +180,7 @@ export function taskMessage(task: domain.Task): MessageInitShape<typeof TaskSche
     agentWorkload: task.agentWorkload ?? '',
     tools: task.tools.map((access) => ({ tool: access.tool, tier: tiers[access.tier] })),
     context: { ...task.context },
+    labels: { ...task.labels },
     state: taskStates[task.state],
     closeCause: task.closeCause === undefined ? CloseCause.UNSPECIFIED : causes[task.closeCause],
     openTime: timestampFromMs(task.openedAt),

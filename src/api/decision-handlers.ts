@@ -9,7 +9,7 @@ import type { Clock } from '../domain/time.ts';
 import type { PolicyService } from '../gen/leasehold/v1/policy_service_pb.js';
 import type { ServiceHandlers } from './call.ts';
 import { constraintOf, effectMessage, instantOf, tierOf } from './convert.ts';
-import { name, taskIdField } from './fields.ts';
+import { labelsField, name, taskIdField } from './fields.ts';
 
 export interface DecisionOptions {
   explanations: Explanations;
@@ -28,7 +28,7 @@ export function decisionHandlers({ explanations, clock, environment, maxMessageB
     explainDecision: async ({ subject }, { caller }) => {
       if (subject.case === 'decisionId') return explanationMessage(await explanations.recorded(caller, subject.value));
       if (subject.case === undefined) throw fieldInvalid('decision_id', 'must name a decision, or describe a request');
-      const { access, taskId, agent, context, workload, revision, renewals, time } = subject.value;
+      const { access, taskId, agent, context, labels, workload, revision, renewals, time } = subject.value;
       const { arguments: declared = {}, senderConstraint } = subject.value;
       if (access === undefined) throw fieldInvalid('hypothetical.access', 'must name a tool and a tier');
       return explanationMessage(
@@ -36,6 +36,7 @@ export function decisionHandlers({ explanations, clock, environment, maxMessageB
           taskId: taskId === '' ? '' : taskIdField(taskId),
           agent: agent === '' ? '' : name('hypothetical.agent', agent),
           context,
+          labels: labelsField('hypothetical.labels', labels),
           workload,
           access: {
             tool: name('hypothetical.access.tool', access.tool),

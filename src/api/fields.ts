@@ -67,13 +67,30 @@ export function nextPageToken(id: string | undefined): string {
 
 const contextKey = /^[a-z][a-z0-9_.-]{0,62}$/;
 
+/** The same as the labels of agents and tools have in their documents. */
+const labelKey = /^[a-z]([a-z0-9_.-]{0,61}[a-z0-9])?$/;
+
 /** Facts for policy that a task is opened with. */
 export function contextField(field: string, context: Readonly<Record<string, string>>): Record<string, string> {
-  const entries = Object.entries(context);
+  return boundedMap(field, context, contextKey, 1_024);
+}
+
+/** What a task belongs to. */
+export function labelsField(field: string, labels: Readonly<Record<string, string>>): Record<string, string> {
+  return boundedMap(field, labels, labelKey, 256);
+}
+
+function boundedMap(
+  field: string,
+  map: Readonly<Record<string, string>>,
+  keys: RegExp,
+  longest: number,
+): Record<string, string> {
+  const entries = Object.entries(map);
   if (entries.length > 64) throw fieldInvalid(field, 'must have at most 64 entries');
   for (const [key, value] of entries) {
-    if (!contextKey.test(key)) throw fieldInvalid(field, 'keys must match [a-z][a-z0-9_.-]{0,62}');
-    text(`${field}["${key}"]`, value, 0, 1_024);
+    if (!keys.test(key)) throw fieldInvalid(field, `keys must match ${keys.source.slice(1, -1)}`);
+    text(`${field}["${key}"]`, value, 0, longest);
   }
   // Sorted, so that the same content has the same bytes wherever it is kept.
   return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));

@@ -17,7 +17,7 @@ import {
   tierOf,
   viewMessage,
 } from './convert.ts';
-import { contextField, name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
+import { contextField, labelsField, name, nextPageToken, pageSize, pageToken, taskIdField, text } from './fields.ts';
 
 /** CloseTask with `wait` answers this long before the call's deadline, so that the answer still arrives. */
 const answerMargin = 250;
@@ -35,6 +35,7 @@ export function taskService(tasks: Tasks, handOver: HandOver, newRequestId: () =
           request.agentWorkload === '' ? undefined : text('agent_workload', request.agentWorkload, 1, 2_048),
         tools: wantedTools(request),
         context: contextField('context', request.context),
+        labels: labelsField('labels', request.labels),
         deadline: deadlineOf(request),
         ttl: millisOf(request.ttl),
         heartbeatInterval: heartbeatOf(request),
@@ -57,6 +58,7 @@ export function taskService(tasks: Tasks, handOver: HandOver, newRequestId: () =
         agent: request.agent === '' ? '' : name('agent', request.agent),
         parentTaskId: optionalTask(request.parentTaskId, 'parent_task_id'),
         rootTaskId: optionalTask(request.rootTaskId, 'root_task_id'),
+        labels: labelsField('labels', request.labels),
         pageSize: pageSize(request.pageSize, 50),
         after: pageToken(request.pageToken, (id) => isId('tsk', id)),
       });
@@ -162,6 +164,7 @@ function heartbeatOf(request: OpenTaskRequest): number | undefined {
 /** Over the request's content without its request_id (AIP-155). */
 function digest(request: OpenTaskRequest): string {
   const context = contextField('context', request.context);
-  const bytes = toBinary(OpenTaskRequestSchema, { ...request, requestId: '', context });
+  const labels = labelsField('labels', request.labels);
+  const bytes = toBinary(OpenTaskRequestSchema, { ...request, requestId: '', context, labels });
   return createHash('sha256').update(bytes).digest('base64url');
 }

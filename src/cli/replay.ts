@@ -18,7 +18,10 @@ export async function replayDecisions(
   for await (const message of stream) {
     replay ??= createReplay(await candidate.compile(message.environment), samples);
     total = Math.max(total, Number(message.total));
-    for (const { taskId, facts } of message.tasks) tasks.set(taskId, JSON.parse(facts) as TaskFacts);
+    for (const { taskId, facts } of message.tasks) {
+      // A broker of an earlier release says nothing of labels: its tasks have none.
+      tasks.set(taskId, { labels: {}, ...(JSON.parse(facts) as Omit<TaskFacts, 'labels'>) });
+    }
     for (const decision of message.decisions) {
       const task = tasks.get(decision.taskId);
       if (task === undefined || decision.decideTime === undefined) continue;

@@ -1,6 +1,7 @@
 import { InvalidArgumentError } from 'commander';
 import { parseDuration } from '../config/duration.ts';
 import { tiers, type Tier } from '../domain/model.ts';
+import { CliError } from './cli-error.ts';
 
 /** Parsers of option values. commander puts the option's name before the message. */
 
@@ -41,6 +42,31 @@ export function contextEntry(text: string): [string, string] {
   }
   if (text.length - at - 1 > 1024) throw new InvalidArgumentError('A value has at most 1,024 characters.');
   return [key, text.slice(at + 1)];
+}
+
+/** The bounds are the broker's (OpenTaskRequest.labels), which are those of agents' and tools' labels. */
+export function labelEntry(text: string): [string, string] {
+  const at = text.indexOf('=');
+  const key = text.slice(0, at);
+  if (at <= 0 || !/^[a-z]([a-z0-9_.-]{0,61}[a-z0-9])?$/.test(key)) {
+    throw new InvalidArgumentError(
+      'It is KEY=VALUE, with a key of lower-case letters, digits, "_", "." and "-", that ends in a letter or digit.',
+    );
+  }
+  if (text.length - at - 1 > 256) throw new InvalidArgumentError('A value has at most 256 characters.');
+  return [key, text.slice(at + 1)];
+}
+
+/** For maps: each key once. */
+export function uniqueEntries(option: string, entries: readonly [string, string][] = []): Record<string, string> {
+  const record: Record<string, string> = {};
+  for (const [key, value] of entries) {
+    if (Object.hasOwn(record, key)) {
+      throw new CliError('usage', `${option} names ${key} twice; give each key once`, { reason: 'USAGE' });
+    }
+    record[key] = value;
+  }
+  return record;
 }
 
 /** A declared argument of a tool: a number or a boolean where it reads as one, a string otherwise or when quoted. */

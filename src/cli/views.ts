@@ -36,6 +36,12 @@ export function showTask(task: Task | undefined): void {
         .map((entry) => entry.join('='))
         .join(', '),
     ],
+    [
+      'labels',
+      Object.entries(task.labels)
+        .map((entry) => entry.join('='))
+        .join(', '),
+    ],
     ['opened', moment(task.openTime)],
     ['deadline', moment(task.deadline)],
     ['heartbeat', task.heartbeatInterval === undefined ? '' : `every ${span(durationMs(task.heartbeatInterval))}`],

@@ -84,12 +84,12 @@ function factsOf(recorded: RecordedFacts | undefined): Facts | undefined {
 /** What policy sees of a task and what never changes in it. */
 export type TaskFacts = Pick<
   Task,
-  'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent' | 'opener' | 'tools' | 'context' | 'openedAt'
+  'taskId' | 'rootTaskId' | 'parentTaskId' | 'agent' | 'opener' | 'tools' | 'context' | 'labels' | 'openedAt'
 >;
 
 export function taskFacts(task: Task): TaskFacts {
-  const { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, openedAt } = task;
-  return { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, openedAt };
+  const { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, labels, openedAt } = task;
+  return { taskId, rootTaskId, parentTaskId, agent, opener, tools, context, labels, openedAt };
 }
 
 /** The detail of a `decision.made` event. Without `asked` it was not policy that decided, or an earlier release wrote it. */

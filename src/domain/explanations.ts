@@ -53,6 +53,7 @@ export interface Hypothetical {
   taskId: string;
   agent: string;
   context: Readonly<Record<string, string>>;
+  labels: Readonly<Record<string, string>>;
   workload: string;
   access: ToolAccess;
   at: Instant | undefined;
@@ -338,6 +339,7 @@ function imagined(request: Hypothetical, at: Instant): TaskFacts {
     opener: '',
     tools: [request.access],
     context: request.context,
+    labels: request.labels,
     openedAt: at,
   };
 }

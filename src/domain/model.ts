@@ -26,7 +26,10 @@ export interface Task {
   /** Workload that acts as the agent; undefined until pinned. Never changes once set. */
   agentWorkload: string | undefined;
   tools: readonly ToolAccess[];
+  /** What policy decides on for this unit of work. */
   context: Readonly<Record<string, string>>;
+  /** What it belongs to: groups tasks for policy, lists and reports. */
+  labels: Readonly<Record<string, string>>;
   state: TaskState;
   closeCause: CloseCause | undefined;
   openedAt: Instant;

@@ -25,6 +25,7 @@ export interface OpenRequest {
   agentWorkload: string | undefined;
   tools: readonly ToolAccess[];
   context: Readonly<Record<string, string>>;
+  labels: Readonly<Record<string, string>>;
   deadline: Instant | undefined;
   ttl: Millis | undefined;
   heartbeatInterval: Millis | undefined;
@@ -209,6 +210,7 @@ export function createOpening(options: OpeningOptions) {
       agentWorkload: request.agentWorkload,
       tools: request.tools,
       context: request.context,
+      labels: request.labels,
       state: 'open',
       closeCause: undefined,
       openedAt: now,
@@ -236,6 +238,7 @@ function openedEvent(
     agent: task.agent,
     agent_workload: task.agentWorkload,
     context: task.context,
+    ...(Object.keys(task.labels).length === 0 ? {} : { labels: task.labels }),
     deadline: new Date(task.deadline).toISOString(),
     policy_revision: revision.digest,
     plan: planDetail(plan),

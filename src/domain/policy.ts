@@ -70,7 +70,7 @@ export interface RenewalContext {
 }
 
 export interface DecisionInput {
-  task: Pick<Task, 'taskId' | 'parentTaskId' | 'agent' | 'opener' | 'context' | 'openedAt' | 'deadline'>;
+  task: Pick<Task, 'taskId' | 'parentTaskId' | 'agent' | 'opener' | 'context' | 'labels' | 'openedAt' | 'deadline'>;
   /** Workload that asks; undefined for the plan made before the agent has called. */
   workload: string | undefined;
   access: ToolAccess;

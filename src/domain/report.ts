@@ -202,7 +202,16 @@ function grantingRule(
 ): string | undefined {
   let granting: string | undefined;
   let denied = false;
-  const task = { taskId: '', parentTaskId: undefined, agent, opener: '', context: {}, openedAt: now, deadline: now };
+  const task = {
+    taskId: '',
+    parentTaskId: undefined,
+    agent,
+    opener: '',
+    context: {},
+    labels: {},
+    openedAt: now,
+    deadline: now,
+  };
   revision.decide({ task, workload: undefined, access: { tool, tier }, now, renewal: undefined }, (rule) => {
     if (rule.effect === 'deny') denied ||= rule.when === undefined;
     else granting ??= rule.rule;

@@ -43,6 +43,8 @@ export interface TaskFilter {
   agents?: readonly string[];
   /** … that are pinned to this workload or to none. */
   agentWorkload?: string;
+  /** Only tasks that have each of these. */
+  labels?: Task['labels'];
   states: readonly TaskState[];
   pageSize: number;
   after: string | undefined;

@@ -78,12 +78,16 @@ export function createTasks(options: TasksOptions) {
         agent: string;
         parentTaskId: string | undefined;
         rootTaskId: string | undefined;
+        labels: Task['labels'];
         pageSize: number;
         after: string | undefined;
       },
     ): Promise<Page<Task>> => {
       const base = { tenant: caller.tenant, states: filter.states, pageSize: filter.pageSize, after: filter.after };
-      const wanted = filter.agent === '' ? {} : { agents: [filter.agent] };
+      const wanted = {
+        ...(filter.agent === '' ? {} : { agents: [filter.agent] }),
+        ...(Object.keys(filter.labels).length === 0 ? {} : { labels: filter.labels }),
+      };
       const { parentTaskId, rootTaskId } = filter;
       if (parentTaskId !== undefined || rootTaskId !== undefined) {
         // Who sees the task above sees what is below it.

@@ -50,6 +50,7 @@ export class TaskView {
   readonly opener: string;
   readonly orchestrator: string | undefined;
   readonly context: Labels;
+  readonly labels: Labels;
   readonly age: bigint;
   readonly remaining: bigint;
   readonly depth: bigint | undefined;
@@ -60,6 +61,7 @@ export class TaskView {
     this.opener = task.opener;
     this.orchestrator = isRoot ? task.opener : facts?.lineage?.orchestrator;
     this.context = task.context;
+    this.labels = task.labels;
     this.age = seconds(now - task.openedAt);
     this.remaining = seconds(task.deadline - now);
     this.depth = depth === undefined ? undefined : BigInt(depth);
@@ -305,6 +307,7 @@ export const variables = {
       opener: 'string',
       orchestrator: 'string',
       context: 'map<string, string>',
+      labels: 'map<string, string>',
       age: 'int',
       remaining: 'int',
       depth: 'int',

@@ -122,6 +122,7 @@ export interface PolicyCase {
       opener?: string;
       orchestrator?: string;
       context?: Record<string, string>;
+      labels?: Record<string, string>;
       age?: string;
       remaining?: string;
       depth?: number;

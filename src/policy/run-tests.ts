@@ -221,6 +221,7 @@ function inputOf(revision: PolicyRevision, { request }: PolicyCase): DecisionInp
       agent,
       opener,
       context: task.context ?? {},
+      labels: task.labels ?? {},
       openedAt: now - taskAge,
       deadline: now + (parseDuration(task.remaining ?? '') ?? usualRemaining),
     },

@@ -20,6 +20,7 @@ export function taskFromRow(row: Row): Task {
     agentWorkload: optional(row.agent_workload),
     tools: row.tools as Task['tools'],
     context: row.context as Task['context'],
+    labels: row.labels as Task['labels'],
     state: row.state as Task['state'],
     closeCause: optional(row.close_cause),
     openedAt: instant(row.opened_at),

@@ -5,7 +5,7 @@ import { taskFromRow } from './rows.ts';
 
 /** In the order of `taskValues`. */
 export const taskColumns = `tenant, task_id, root_task_id, parent_task_id, request_id, request_digest, intent, agent, opener,
-  agent_workload, tools, context, opened_at, deadline, heartbeat_ms, heartbeat_due, status_index`;
+  agent_workload, tools, context, opened_at, deadline, heartbeat_ms, heartbeat_due, status_index, labels`;
 
 export function taskValues(task: NewTask, statusIndex: number): unknown[] {
   const { heartbeatInterval } = task;
@@ -27,6 +27,7 @@ export function taskValues(task: NewTask, statusIndex: number): unknown[] {
     heartbeatInterval ?? null,
     heartbeatInterval === undefined ? null : new Date(task.openedAt + heartbeatInterval),
     statusIndex,
+    JSON.stringify(task.labels),
   ];
 }
 

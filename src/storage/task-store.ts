@@ -67,12 +67,12 @@ async function insert(
       text: `WITH written AS (
           INSERT INTO tasks (${taskColumns})
           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::timestamptz, $14::timestamptz,
-            $15::bigint, $16::timestamptz, $17::bigint
-          WHERE ${atLockEpoch('$18')}
+            $15::bigint, $16::timestamptz, $17::bigint, $18::jsonb
+          WHERE ${atLockEpoch('$19')}
           ON CONFLICT (tenant, opener, request_id) DO NOTHING
           RETURNING *
         ), logged AS (
-          ${auditInsert} ${auditSelect} FROM ${auditUnnest(19)} WHERE EXISTS (SELECT FROM written)
+          ${auditInsert} ${auditSelect} FROM ${auditUnnest(20)} WHERE EXISTS (SELECT FROM written)
         )
         SELECT * FROM written`,
       values: [...taskValues(task, statusIndex), task.lockEpoch, ...auditColumns(events)],
@@ -117,6 +117,7 @@ async function list(pool: pg.Pool, filter: TaskFilter) {
          AND ($5::text[] IS NULL OR agent = ANY($5))
          AND ($6::text IS NULL OR agent_workload IS NULL OR agent_workload = $6)
          AND ($7::text IS NULL OR parent_task_id = $7) AND ($8::text IS NULL OR root_task_id = $8)
+         AND ($10::jsonb IS NULL OR labels @> $10)
        ORDER BY task_id DESC LIMIT $9`,
       [
         filter.tenant,
@@ -128,6 +129,7 @@ async function list(pool: pg.Pool, filter: TaskFilter) {
         filter.parentTaskId ?? null,
         filter.rootTaskId ?? null,
         filter.pageSize + 1,
+        filter.labels === undefined ? null : JSON.stringify(filter.labels),
       ],
     );
     const items = rows.slice(0, filter.pageSize).map((row) => taskFromRow(row as Record<string, unknown>));

@@ -101,7 +101,7 @@ export async function insertBelow(
         ), written AS (
           INSERT INTO tasks (${taskColumns})
           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::timestamptz, $14::timestamptz,
-            $15::bigint, $16::timestamptz, $17::bigint
+            $15::bigint, $16::timestamptz, $17::bigint, $18::jsonb
           FROM standing s WHERE s.unlocked AND s.open AND s.within AND s.room AND s.room_in_tree
           ON CONFLICT (tenant, opener, request_id) DO NOTHING
           RETURNING *

@@ -50,7 +50,18 @@ describe('task open', () => {
         },
       },
     };
-    const more = ['--tool', 'warehouse:write', '--context', 'ticket=OPS-7', '--context', 'note=a=b', '--ttl', '1h30m'];
+    const more = [
+      '--tool',
+      'warehouse:write',
+      '--context',
+      'ticket=OPS-7',
+      '--context',
+      'note=a=b',
+      '--label',
+      'env=prod',
+      '--ttl',
+      '1h30m',
+    ];
     const result = await cli(
       handlers,
       ...openArgs,
@@ -71,6 +82,7 @@ describe('task open', () => {
         { tool: 'warehouse', tier: Tier.WRITE },
       ],
       context: { ticket: 'OPS-7', note: 'a=b' },
+      labels: { env: 'prod' },
       ttl: { seconds: 5400n },
       heartbeatInterval: { seconds: 30n },
     });
@@ -112,6 +124,8 @@ describe('task open', () => {
     [['--context', 'Ticket=1'], '--context'],
     [['--context', 'ticket'], '--context'],
     [['--context', 'a=1', '--context', 'a=2'], '--context'],
+    [['--label', 'Env=prod'], '--label'],
+    [['--label', 'env=a', '--label', 'env=b'], '--label'],
     [['--ttl', '5m', '--deadline', '2026-01-31T18:00:00Z'], '--ttl and --deadline'],
     [['--request-id', 'again'], '--request-id'],
     [['--server', 'ftp://x'], '--server'],

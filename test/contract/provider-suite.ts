@@ -71,6 +71,7 @@ export function makeGrant(provider: Provider, tier: ToolTier, change: Partial<Le
     agentWorkload: lease.workload,
     tools: [{ tool: lease.tool, tier: lease.tier }],
     context: {},
+    labels: {},
     state: 'open',
     closeCause: undefined,
     openedAt: issuedAt,

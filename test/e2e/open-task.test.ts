@@ -86,6 +86,7 @@ describe('the plan of a task', () => {
     const { taskId } = await openTask(served, [reportsRead], {
       intent: '  count the invoices  ',
       context: { b: '2', a: '1' },
+      labels: { team: 'data', env: 'prod' },
       deadline: timestampFromMs(deadline),
       agentWorkload: analystId,
       heartbeatInterval: { seconds: 60n },
@@ -100,6 +101,7 @@ describe('the plan of a task', () => {
         agent_workload: analystId,
         tools: [{ tool: 'reports', tier: 'read' }],
         context: { a: '1', b: '2' },
+        labels: { env: 'prod', team: 'data' },
         state: 'open',
         deadline: new Date(deadline),
         heartbeat_ms: '60000',
@@ -138,6 +140,11 @@ describe('a task that does not make sense is refused at the field', () => {
     ['a context key of 64 characters', 'context', () => ({ context: { ['k'.repeat(64)]: 'x' } })],
     ['a context value of 1,025 characters', 'context["note"]', () => ({ context: { note: 'x'.repeat(1_025) } })],
     ['65 context entries', 'context', () => ({ context: context(65) })],
+    ['a label with capitals', 'labels', () => ({ labels: { Team: 'x' } })],
+    ['a label that ends in a dot', 'labels', () => ({ labels: { 'team.': 'x' } })],
+    ['a label of 64 characters', 'labels', () => ({ labels: { ['k'.repeat(64)]: 'x' } })],
+    ['a label of 257 characters', 'labels["team"]', () => ({ labels: { team: 'x'.repeat(257) } })],
+    ['65 labels', 'labels', () => ({ labels: context(65) })],
     ['a deadline and a ttl', 'ttl', () => ({ deadline: in10s(), ttl: { seconds: 10n } })],
     ['a deadline in the past', 'deadline', () => ({ deadline: timestampFromMs(Date.now() - 1_000) })],
     [
@@ -165,10 +172,16 @@ describe('a task that does not make sense is refused at the field', () => {
     expect(refused.message).toContain(field);
   });
 
-  test('64 tools, 64 context entries and the longest intent are not too much', async () => {
+  test('64 tools, 64 context entries, 64 labels and the longest intent are not too much', async () => {
     // Only six tiers are registered: what is refused is the first unknown name, not their number.
     const refused = await refusal(
-      served.tasks.openTask({ ...good(), intent: 'x'.repeat(2_000), context: context(64), tools: many.slice(1) }),
+      served.tasks.openTask({
+        ...good(),
+        intent: 'x'.repeat(2_000),
+        context: context(64),
+        labels: context(64),
+        tools: many.slice(1),
+      }),
     );
     expect(refused).toMatchObject({ reason: 'NAME_UNKNOWN', fields: ['tools[0]'] });
   });
@@ -189,9 +202,14 @@ describe('a request_id', () => {
       agent: 'analyst',
       tools: [reportsRead],
       context: { b: '1', a: '2' },
+      labels: { d: '1', c: '2' },
     };
     const answers = await Promise.all(Array.from({ length: 8 }, () => served.tasks.openTask(request)));
-    const again = await served.tasks.openTask({ ...request, context: { a: '2', b: '1' } });
+    const again = await served.tasks.openTask({
+      ...request,
+      context: { a: '2', b: '1' },
+      labels: { c: '2', d: '1' },
+    });
     expect(new Set([...answers, again].map(({ task }) => task!.taskId)).size).toBe(1);
     expect(again.plan).toMatchObject([{ effect: Effect.ALLOW }]);
     const taskId = again.task!.taskId;
@@ -204,6 +222,7 @@ describe('a request_id', () => {
     ['another intent', { intent: 'twice' }],
     ['other tools', { tools: [reportsRead, warehouseRead] }],
     ['another context', { context: { a: '1' } }],
+    ['other labels', { labels: { a: '1' } }],
     ['another ttl', { ttl: { seconds: 61n } }],
   ])('with %s is a mistake that is told', async (_what, change) => {
     const request = { requestId: randomUUID(), intent: 'once', agent: 'analyst', tools: [reportsRead] };

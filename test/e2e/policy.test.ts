@@ -34,6 +34,36 @@ afterAll(() => served.stop());
 const leasesOf = (taskId: string) =>
   sql(served.estate.databaseUrl, 'SELECT * FROM leasehold.leases WHERE task_id = $1', [taskId]);
 
+describe('the labels that a task was opened with', () => {
+  const crew = () => served.estate.client(CredentialService, 'agent/crew/1');
+
+  test.each([
+    ['those that a rule wants', { env: 'prod', team: 'books' }, true],
+    ['another value', { env: 'test' }, false],
+    ['none', {}, false],
+  ])('decide in the plan and at the issue: %s', async (_what, labels, allowed) => {
+    // A context of the same name is no label.
+    const opened = await openTask(served, [ledgerRead], { agent: 'crew', labels, context: { env: 'prod' } });
+    expect(opened.plan).toMatchObject([{ effect: allowed ? Effect.ALLOW : Effect.DENY }]);
+    const call = crew().issueCredential({ taskId: opened.taskId, ...ledgerRead });
+    if (allowed) expect(held(await call).lease.policyRule).toBe('e2e/crew-ledger-of-production');
+    else expect(await refusal(call)).toMatchObject({ reason: 'POLICY_DENIED' });
+    expect((await served.tasks.getTask({ taskId: opened.taskId })).task!.labels).toEqual(labels);
+  });
+
+  test('find the task in lists, all of them together', async () => {
+    const run = randomUUID();
+    const both = await openTask(served, [tickerRead], { labels: { run, env: 'prod' } });
+    const other = await openTask(served, [tickerRead], { labels: { run, env: 'test' } });
+    const listed = async (labels: Record<string, string>) =>
+      (await served.tasks.listTasks({ labels })).tasks.map(({ taskId }) => taskId);
+    expect(await listed({ run })).toEqual([other.taskId, both.taskId]);
+    expect(await listed({ run, env: 'prod' })).toEqual([both.taskId]);
+    expect(await listed({ run, env: 'none' })).toEqual([]);
+    expect(await refusal(served.tasks.listTasks({ labels: { Run: run } }))).toMatchObject({ fields: ['labels'] });
+  });
+});
+
 describe('what the plan says is what the issue does', () => {
   const wanted = [
     reportsRead,

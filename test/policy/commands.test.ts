@@ -73,6 +73,38 @@ async function run(folder: string, ...args: string[]) {
   return { code, stdout: plain(stdout), stderr: plain(stderr) };
 }
 
+describe('labels of a task in policy tests', () => {
+  const labelled = (labels: string, effect: string) =>
+    `{ name: ${effect}, request: { agent: analyst, tool: pay, tier: read, task: { labels: ${labels} } }, expect: { effect: ${effect} } }`;
+  const rule = `  rules:
+    - { name: live, agents: [analyst], tools: [pay], tiers: [read], effect: allow, when: task.labels.env == "prod" }
+`;
+  const only = `${documents.slice(0, documents.indexOf('  rules:'))}${rule}`;
+
+  test('are what its rules see', async () => {
+    const folder = folderOf({
+      'p.yaml': only,
+      't.yaml': cases(labelled('{ env: prod }', 'allow'), labelled('{ env: test }', 'deny')),
+    });
+    const { code, stdout } = await run(folder, 'test', folder);
+    expect(stdout).toContain('2 of 2 cases as expected');
+    expect(code).toBe(0);
+  });
+
+  test('are bounded as those of agents and tools', async () => {
+    const folder = folderOf({
+      'p.yaml': only,
+      't.yaml': cases(labelled('{ Env: prod }', 'deny'), labelled('{ level: 3 }', 'deny')),
+    });
+    const { code, stdout } = await run(folder, 'check', folder);
+    expect(code).toBe(9);
+    expect(stdout.split('\n').filter((line) => line.includes('mistake'))).toEqual([
+      't.yaml:6:89: mistake: spec.cases[0].request.task.labels.Env: "Env" is not a name: lower-case letters, digits, ".", "_" and "-", at most 63, starting with a letter; rename it',
+      't.yaml:7:96: mistake: spec.cases[1].request.task.labels.level: must be a string, not a number; put numbers and true/false in quotes',
+    ]);
+  });
+});
+
 describe('leasehold policy check', () => {
   test('warns of what is unlikely to be meant, each at its place, and --strict refuses it', async () => {
     const folder = folderOf({ 'p.yaml': documents });

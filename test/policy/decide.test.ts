@@ -85,6 +85,7 @@ describe('a condition', () => {
     ['task.id == "tsk_1" && task.opener == "spiffe://acme.test/orchestrator"'],
     ['task.age == 90'],
     ['task.context.env == "prod" && task.context["a.b"] == "c"'],
+    ['task.labels.env == "live" && !has(task.labels.other)'],
     ['has(task.context.env) && !has(task.context.other)'],
     ['tier == "read"'],
     ['caller.workload == ""'],
@@ -100,7 +101,9 @@ describe('a condition', () => {
       tool('t', ['read'], { labels: { level: 'high' } }),
       policy('p', [rule('r', 'allow', { when })]),
     ]);
-    expect(revision.decide(input({ context: { env: 'prod', 'a.b': 'c' } }))).toMatchObject({ effect: 'allow' });
+    expect(revision.decide(input({ context: { env: 'prod', 'a.b': 'c' }, labels: { env: 'live' } }))).toMatchObject({
+      effect: 'allow',
+    });
   });
 
   test('sees who asks and what is renewed', () => {

@@ -180,6 +180,12 @@ describe('a condition with a mistake (fault 20)', () => {
       'task has no field "intent"; free text never decides; put what decides into task.context',
     ],
     [
+      'a label taken for a number',
+      'task.labels.level == 3',
+      '11:13',
+      'types do not fit: no such overload: string == int; labels and context hold text; int("…") makes a number of it',
+    ],
+    [
       'types that do not fit',
       'task.age == "5"',
       '11:13',

@@ -113,7 +113,13 @@ export function renewal(count: number, age: number, more: Partial<RenewalContext
 export const now = Date.UTC(2026, 2, 2, 13, 45, 30);
 
 export function input(
-  more: { context?: Record<string, string>; tier?: Tier; tool?: string; agent?: string } = {},
+  more: {
+    context?: Record<string, string>;
+    labels?: Record<string, string>;
+    tier?: Tier;
+    tool?: string;
+    agent?: string;
+  } = {},
   rest: Partial<DecisionInput> = {},
 ): DecisionInput {
   return {
@@ -123,6 +129,7 @@ export function input(
       agent: more.agent ?? 'a',
       opener: 'spiffe://acme.test/orchestrator',
       context: more.context ?? {},
+      labels: more.labels ?? {},
       openedAt: now - 90_000,
       deadline: now + 3_600_000,
     },

@@ -7,11 +7,13 @@ import { decideAgain, type TaskFacts } from '../../src/domain/decision-record.ts
 import { recordOf } from '../../src/domain/explanations.ts';
 import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { Effect, Tier } from '../../src/gen/leasehold/v1/common_pb.js';
+import { CredentialService } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { PolicyService } from '../../src/gen/leasehold/v1/policy_service_pb.js';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
   held,
   ledgerExecute,
+  ledgerRead,
   openTask,
   refusal,
   reportsRead,
@@ -76,6 +78,12 @@ test('every recorded decision comes out the same when it is decided again from i
   const { taskId } = await openTask(served, wanted);
   const withTicket = await openTask(served, wanted, { context: ticket });
   held(await served.agent.issueCredential({ taskId: withTicket.taskId, ...warehouseWrite }));
+  const labelled = await openTask(served, [ledgerRead], { agent: 'crew', labels: { env: 'prod' } });
+  held(
+    await served.estate
+      .client(CredentialService, 'agent/crew/1')
+      .issueCredential({ taskId: labelled.taskId, ...ledgerRead }),
+  );
   await refusal(served.agent.issueCredential({ taskId, ...warehouseWrite }));
   await refusal(served.agent.issueCredential({ taskId, ...ledgerExecute }));
   let { lease } = held(await served.agent.issueCredential({ taskId, ...reportsRead }));
@@ -166,6 +174,21 @@ describe('an explanation', () => {
         }),
       ),
     ).toMatchObject({ reason: 'ROLE_REQUIRED' });
+  });
+
+  test('sees the labels, of a task or of one that might be', async () => {
+    const { taskId } = await openTask(served, [ledgerRead], { agent: 'crew', labels: { env: 'prod' } });
+    for (const asked of [{ taskId }, { agent: 'crew', labels: { env: 'prod' } }]) {
+      const { effect, rules } = await policy.explainDecision({
+        subject: { case: 'hypothetical', value: { access: ledgerRead, ...asked } },
+      });
+      expect(effect).toBe(Effect.ALLOW);
+      expect(rules.find(({ decided }) => decided)?.saw).toContainEqual(
+        expect.objectContaining({ expression: 'task.labels.env', value: '"prod"' }),
+      );
+    }
+    const other = ['policy', 'explain', '--agent', 'crew', '--tool', 'ledger:read', '--label', 'env=test'];
+    expect((await cli(...other)).stdout).toContain('task.labels.env = "test"');
   });
 
   test('is readable on a terminal', async () => {

@@ -64,6 +64,7 @@ export function taskOf(overrides: Partial<Task> = {}) {
     agentWorkload: 'spiffe://dev.leasehold.test/agent/analyst',
     tools: [{ tool: 'reports', tier: 'read' as const }],
     context: {},
+    labels: {},
     openedAt: now,
     deadline: now + 3_600_000,
     heartbeatInterval: undefined,

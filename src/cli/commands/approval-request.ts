@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { InvalidArgumentError, type Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { contextEntry, identifier, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
+import { contextEntry, identifier, labelEntry, requestArgument, toolAndTier, type ToolAndTier } from '../values.ts';
 
 interface Action extends ToolAndTier {
   arguments: Record<string, string | number | boolean>;
   agent: string;
   context: Record<string, string>;
+  labels: Record<string, string>;
 }
 
 interface Options extends RemoteOptions {
@@ -42,7 +43,7 @@ export function approvalRequest(parent: Command): void {
   command
     .argument('<task>', 'task identifier', identifier('tsk'))
     .requiredOption('--tool <tool:tier>', 'tool and tier; repeat it for more', (text) => {
-      actions.push({ ...toolAndTier(text), arguments: {}, agent: '', context: {} });
+      actions.push({ ...toolAndTier(text), arguments: {}, agent: '', context: {}, labels: {} });
       return actions;
     })
     .option('--argument <name=value>', 'an argument of the --tool before it; repeat it for more', (text) => {
@@ -66,18 +67,25 @@ export function approvalRequest(parent: Command): void {
       if (Object.hasOwn(context, key)) throw new InvalidArgumentError(`${key} is given twice.`);
       context[key] = value;
     })
+    .option('--label <key=value>', 'with --agent: a label that those tasks are opened with', (text) => {
+      const [key, value] = labelEntry(text);
+      const { labels } = last(actions);
+      if (Object.hasOwn(labels, key)) throw new InvalidArgumentError(`${key} is given twice.`);
+      labels[key] = value;
+    })
     .option('--justification <text>', 'what they are for; approvers see it');
   withRequestId(command).action(async (taskId: string, options: Options) => {
     const remote = await import('../remote.ts');
     const answer = await remote.connect(options).call(remote.ApprovalService.method.requestApprovals, {
       requestId: options.requestId ?? randomUUID(),
       taskId,
-      actions: options.tool.map(({ tool, tier, arguments: args, agent, context }) => ({
+      actions: options.tool.map(({ tool, tier, arguments: args, agent, context, labels }) => ({
         tool,
         tier: remote.tierValue[tier],
         arguments: args,
         agent,
         context,
+        labels,
       })),
       justification: options.justification ?? '',
     });

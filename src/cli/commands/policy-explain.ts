@@ -7,6 +7,7 @@ import {
   count,
   identifier,
   instant,
+  labelEntry,
   requestArgument,
   toolAndTier,
   type ToolAndTier,
@@ -17,6 +18,7 @@ interface Options extends RemoteOptions {
   agent?: string;
   tool?: ToolAndTier;
   context?: [string, string][];
+  label?: [string, string][];
   workload?: string;
   at?: number;
   renewals?: number;
@@ -59,6 +61,7 @@ export function policyExplain(parent: Command): void {
       'context of the request, without a task; repeat it for more',
       collect(contextEntry),
     )
+    .option('--label <key=value>', 'label of the request, without a task; repeat it for more', collect(labelEntry))
     .option(
       '--argument <name=value>',
       'an argument that it would declare; repeat it for more',
@@ -85,6 +88,7 @@ export function policyExplain(parent: Command): void {
                   taskId: options.task ?? '',
                   agent: options.agent ?? '',
                   context: Object.fromEntries(options.context ?? []),
+                  labels: Object.fromEntries(options.label ?? []),
                   workload: options.workload ?? '',
                   access: { tool: tool.tool, tier: remote.tierValue[tool.tier] },
                   revision: options.revision ?? '',

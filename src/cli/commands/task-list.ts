@@ -1,13 +1,14 @@
 import { Option, type Command } from 'commander';
 import { defineRemote, type RemoteOptions } from '../define.ts';
 import { pages } from '../pages.ts';
-import { count, identifier } from '../values.ts';
+import { collect, count, identifier, labelEntry, uniqueEntries } from '../values.ts';
 
 interface Options extends RemoteOptions {
   state?: ('open' | 'closing' | 'closed' | 'close_degraded')[];
   agent?: string;
   parent?: string;
   root?: string;
+  label?: [string, string][];
   limit: number;
   pageToken?: string;
 }
@@ -21,6 +22,7 @@ export function taskList(parent: Command): void {
     examples: [
       ['leasehold task list --state open', 'what is going on now'],
       ['leasehold task list --state close_degraded --json', 'what an operator should look at'],
+      ['leasehold task list --label env=prod', 'what is labelled so'],
       ['leasehold task list --parent tsk_0198f1c2a4b57d3e8f60718293a4b5c6', 'what a task has handed on'],
     ],
   });
@@ -36,6 +38,7 @@ export function taskList(parent: Command): void {
     .option('--agent <name>', 'only tasks of this agent')
     .option('--parent <task>', 'only tasks directly below this one', identifier('tsk'))
     .option('--root <task>', 'only tasks of this root’s tree', identifier('tsk'))
+    .option('--label <key=value>', 'only tasks with this label; repeat it for more', collect(labelEntry))
     .option('--limit <number>', 'most tasks to list', count(10_000), 50)
     .option('--page-token <token>', 'go on after an earlier list (next_page_token)')
     .action(async (options: Options) => {
@@ -47,6 +50,7 @@ export function taskList(parent: Command): void {
         closed: remote.TaskState.CLOSED,
         close_degraded: remote.TaskState.CLOSE_DEGRADED,
       };
+      const labels = uniqueEntries('--label', options.label);
       const { items: tasks, nextPageToken } = await pages(options, async (page) => {
         const answer = await client.call(remote.TaskService.method.listTasks, {
           ...page,
@@ -54,6 +58,7 @@ export function taskList(parent: Command): void {
           agent: options.agent ?? '',
           parentTaskId: options.parent ?? '',
           rootTaskId: options.root ?? '',
+          labels,
         });
         return { items: answer.tasks, nextPageToken: answer.nextPageToken };
       });

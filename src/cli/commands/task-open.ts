@@ -1,7 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { defineRemote, withRequestId, type RemoteOptions } from '../define.ts';
-import { collect, contextEntry, duration, identifier, instant, toolAndTier, type ToolAndTier } from '../values.ts';
+import {
+  collect,
+  contextEntry,
+  duration,
+  identifier,
+  instant,
+  labelEntry,
+  toolAndTier,
+  uniqueEntries,
+  type ToolAndTier,
+} from '../values.ts';
 import { CliError } from '../cli-error.ts';
 
 interface Options extends RemoteOptions {
@@ -9,6 +19,7 @@ interface Options extends RemoteOptions {
   agentWorkload?: string;
   tool: ToolAndTier[];
   context?: [string, string][];
+  label?: [string, string][];
   ttl?: number;
   deadline?: number;
   heartbeat?: number;
@@ -33,6 +44,10 @@ export function taskOpen(parent: Command): void {
         'two tiers, a fact for policy, for a script',
       ],
       [
+        'leasehold task open "Nightly load" --agent loader --tool warehouse:write --label env=prod --label team=data',
+        'with labels, to find it by and for rules on task.labels',
+      ],
+      [
         'leasehold task open "Count rows" --parent tsk_0198f1c2a4b57d3e8f60718293a4b5c6 --agent counter --tool warehouse:read',
         'by an agent that hands on a part of its own task',
       ],
@@ -48,6 +63,11 @@ export function taskOpen(parent: Command): void {
       identifier('tsk'),
     )
     .option('--context <key=value>', 'a fact for policy; repeat it for more', collect(contextEntry))
+    .option(
+      '--label <key=value>',
+      'what the task belongs to, for policy and lists; repeat it for more',
+      collect(labelEntry),
+    )
     .option('--ttl <duration>', 'life of the task from now', duration)
     .option('--deadline <time>', 'end of the task, instead of --ttl', instant)
     .option('--heartbeat <duration>', 'close the task when its opener is silent for longer than this', duration);
@@ -65,7 +85,8 @@ export function taskOpen(parent: Command): void {
       agent: options.agent,
       agentWorkload: options.agentWorkload ?? '',
       tools: options.tool.map(({ tool, tier }) => ({ tool, tier: remote.tierValue[tier] })),
-      context: uniqueEntries(options.context ?? []),
+      context: uniqueEntries('--context', options.context),
+      labels: uniqueEntries('--label', options.label),
       ...(options.ttl === undefined ? {} : { ttl: remote.durationFromMs(options.ttl) }),
       ...(options.deadline === undefined ? {} : { deadline: remote.timestampFromMs(options.deadline) }),
       ...(options.heartbeat === undefined ? {} : { heartbeatInterval: remote.durationFromMs(options.heartbeat) }),
@@ -78,15 +99,4 @@ export function taskOpen(parent: Command): void {
     remote.line();
     remote.showPlan(answer.plan);
   });
-}
-
-function uniqueEntries(entries: readonly [string, string][]): Record<string, string> {
-  const record: Record<string, string> = {};
-  for (const [key, value] of entries) {
-    if (Object.hasOwn(record, key)) {
-      throw new CliError('usage', `--context names ${key} twice; give each key once`, { reason: 'USAGE' });
-    }
-    record[key] = value;
-  }
-  return record;
 }

@@ -11,10 +11,11 @@ import type { Approval } from './model.ts';
  * its agent, and the exact use.
  */
 
-/** The agent that a task below has, and the context that it is opened with. */
+/** The agent that a task below has, and the context and labels that it is opened with. */
 export interface NamedChild {
   agent: string;
   context: Readonly<Record<string, string>>;
+  labels: Readonly<Record<string, string>>;
 }
 
 /** Its id: nothing that storage knows is about it. */
@@ -31,6 +32,7 @@ export function childToBe(parent: Task, child: NamedChild, access: ToolAccess, o
     opener,
     tools: [access],
     context: child.context,
+    labels: child.labels,
     openedAt: now,
     heartbeatInterval: undefined,
     heartbeatDue: undefined,

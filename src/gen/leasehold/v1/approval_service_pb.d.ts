@@ -555,7 +555,7 @@ export declare type ApprovalAction = Message<"leasehold.v1.ApprovalAction"> & {
 
   /**
    * Registered agent of the tasks directly below that will make it; empty: the task itself will. Policy is asked what such
-   * a task would need, opened now by the caller with `context`. A task below that needs more, by what is different about it
+   * a task would need, opened now by the caller with `context` and `labels`. A task below that needs more, by what is different about it
    * (other people, fewer uses, a shorter time), asks for an approval of its own.
    *
    * @generated from field: string agent = 4;
@@ -568,6 +568,13 @@ export declare type ApprovalAction = Message<"leasehold.v1.ApprovalAction"> & {
    * @generated from field: map<string, string> context = 5;
    */
   context: { [key: string]: string };
+
+  /**
+   * With `agent`: labels that the task below is opened with, as in OpenTaskRequest.
+   *
+   * @generated from field: map<string, string> labels = 6;
+   */
+  labels: { [key: string]: string };
 };
 
 /**

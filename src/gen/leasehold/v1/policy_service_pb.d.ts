@@ -666,7 +666,7 @@ export declare const DiffRevisionsResponseSchema: GenMessage<DiffRevisionsRespon
  */
 export declare type HypotheticalRequest = Message<"leasehold.v1.HypotheticalRequest"> & {
   /**
-   * An existing task; its agent, opener, context and times are taken from it.
+   * An existing task; its agent, opener, context, labels and times are taken from it.
    *
    * @generated from field: string task_id = 1;
    */
@@ -734,6 +734,13 @@ export declare type HypotheticalRequest = Message<"leasehold.v1.HypotheticalRequ
    * @generated from field: leasehold.v1.SenderConstraint sender_constraint = 10;
    */
   senderConstraint: SenderConstraint;
+
+  /**
+   * Without a task: the labels that it would have.
+   *
+   * @generated from field: map<string, string> labels = 11;
+   */
+  labels: { [key: string]: string };
 };
 
 /**

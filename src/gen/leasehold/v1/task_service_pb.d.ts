@@ -75,7 +75,7 @@ export declare type Task = Message<"leasehold.v1.Task"> & {
   tools: ToolAccess[];
 
   /**
-   * Facts for policy, as the opener stated them.
+   * Facts that policy decides on for this unit of work, as the opener stated them.
    *
    * @generated from field: map<string, string> context = 9;
    */
@@ -136,6 +136,13 @@ export declare type Task = Message<"leasehold.v1.Task"> & {
    * @generated from field: int64 epoch = 17;
    */
   epoch: bigint;
+
+  /**
+   * What it belongs to, as the opener stated it: groups tasks for policy, lists and reports.
+   *
+   * @generated from field: map<string, string> labels = 18;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -367,6 +374,15 @@ export declare type OpenTaskRequest = Message<"leasehold.v1.OpenTaskRequest"> & 
    * @generated from field: string parent_task_id = 10;
    */
   parentTaskId: string;
+
+  /**
+   * What the task belongs to, such as `team` or `env`: groups tasks for policy (`task.labels`), lists and reports, while
+   * `context` is what policy decides on for this one unit of work. Bounded as the labels of agents and tools: at most 64,
+   * keys `[a-z]([a-z0-9_.-]{0,61}[a-z0-9])?`, values to 256 characters. A task below another has its own.
+   *
+   * @generated from field: map<string, string> labels = 11;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -517,6 +533,13 @@ export declare type ListTasksRequest = Message<"leasehold.v1.ListTasksRequest"> 
    * @generated from field: string root_task_id = 6;
    */
   rootTaskId: string;
+
+  /**
+   * Only tasks that have each of these labels; empty means all.
+   *
+   * @generated from field: map<string, string> labels = 7;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
