@@ -39,7 +39,9 @@ beforeAll(async () => {
 });
 afterAll(() => estate.stop());
 
-const openParent = () => openRoot(estate, 'chief', { tools: [sales, access.reports, access.settle] });
+// Labelled as no task below it is: those have their own.
+const openParent = () =>
+  openRoot(estate, 'chief', { tools: [sales, access.reports, access.settle], labels: { env: 'prod' } });
 const openAide = (parent: string, workload = aide, opener = chief, change: object = {}) =>
   openChild(estate, opener, parent, {
     agent: 'aide',
@@ -333,10 +335,13 @@ describe('an approval that a task holds for those directly below it', () => {
 });
 
 describe('what people were asked ahead of time', () => {
-  test('does not cover a task below that needs more of them', async () => {
+  test.each([
+    ['context', { context: { env: 'live' } }],
+    ['labels', { labels: { env: 'prod' } }],
+  ])('does not cover a task below that needs more of them, by its %s', async (_what, stated) => {
     const parent = await openParent();
     const name = await agreed(parent.taskId, settle);
-    const child = await openAide(parent.taskId, aide, chief, { context: { env: 'live' } });
+    const child = await openAide(parent.taskId, aide, chief, stated);
     expect(await refusedWithoutTrace(aide, child.taskId, { ...settle, approval: name })).toMatchObject({
       reason: 'APPROVAL_MISMATCH',
       metadata: { differs: 'terms' },
@@ -344,11 +349,11 @@ describe('what people were asked ahead of time', () => {
     const own = await refusedWithoutTrace(aide, child.taskId, settle);
     expect(own).toMatchObject({ reason: 'APPROVAL_REQUIRED' });
     expect(own.metadata['approval']).not.toBe(name);
-    // Asked with the context that it will have, it is the right people.
+    // Asked with what it will be opened with, it is the right people.
     const live = await openParent();
-    const right = await agreed(live.taskId, { ...settle, context: { env: 'live' } }, [gus, gil]);
+    const right = await agreed(live.taskId, { ...settle, ...stated }, [gus, gil]);
     expect((await stateOf(right)).quorums.map(({ count }) => count).sort()).toEqual([1, 2]);
-    const second = await openAide(live.taskId, aide, chief, { context: { env: 'live' } });
+    const second = await openAide(live.taskId, aide, chief, stated);
     held(await issue(aide, second.taskId, { ...settle, approval: right }));
   });
 
@@ -408,6 +413,7 @@ describe('what people were asked ahead of time', () => {
       fields: ['actions[0].agent'],
     });
     expect(await refusal(actions({ context: { env: 'live' } }))).toMatchObject({ fields: ['actions[0].context'] });
+    expect(await refusal(actions({ labels: { env: 'prod' } }))).toMatchObject({ fields: ['actions[0].labels'] });
     // Nobody but its agent and its opener asks in a task's name.
     expect(await refusal(ask(parent.taskId, { agent: 'aide' }, aide))).toMatchObject({ reason: 'TASK_NOT_FOUND' });
   });
