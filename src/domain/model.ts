@@ -28,7 +28,7 @@ export interface Task {
   tools: readonly ToolAccess[];
   /** What policy decides on for this unit of work. */
   context: Readonly<Record<string, string>>;
-  /** What it belongs to: groups tasks for policy, lists and reports. */
+  /** What it belongs to: groups tasks for policy and lists. */
   labels: Readonly<Record<string, string>>;
   state: TaskState;
   closeCause: CloseCause | undefined;

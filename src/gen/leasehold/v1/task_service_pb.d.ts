@@ -138,7 +138,7 @@ export declare type Task = Message<"leasehold.v1.Task"> & {
   epoch: bigint;
 
   /**
-   * What it belongs to, as the opener stated it: groups tasks for policy, lists and reports.
+   * What it belongs to, as the opener stated it: groups tasks for policy and lists.
    *
    * @generated from field: map<string, string> labels = 18;
    */
@@ -376,7 +376,7 @@ export declare type OpenTaskRequest = Message<"leasehold.v1.OpenTaskRequest"> & 
   parentTaskId: string;
 
   /**
-   * What the task belongs to, such as `team` or `env`: groups tasks for policy (`task.labels`), lists and reports, while
+   * What the task belongs to, such as `team` or `env`: groups tasks for policy (`task.labels`) and lists, while
    * `context` is what policy decides on for this one unit of work. Bounded as the labels of agents and tools: at most 64,
    * keys `[a-z]([a-z0-9_.-]{0,61}[a-z0-9])?`, values to 256 characters. A task below another has its own.
    *
