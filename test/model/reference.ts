@@ -45,6 +45,8 @@ export interface ModelLease {
   renewals: number;
   /** Not returned, not superseded, not run out, its task open. */
   live: boolean;
+  /** Was live when the deadline was moved ahead of its end: until then it may be ended, or go on. */
+  doubtful: boolean;
   /** A signal ended it. */
   stopped: boolean;
   /** What must be found nowhere in the broker's database: of each time that it was handed out. */
@@ -161,8 +163,10 @@ export function stopInModel(model: Model): ModelLease[] {
   return model.tasks.flatMap((task) =>
     task.leases.filter((lease) => {
       const reads = lease.access.endsWith(':read') || lease.access === 'api:execute';
-      if (!lease.live || !reads || ruleOf(model, task, lease.access) !== undefined) return false;
-      lease.live = false;
+      if (!reads || ruleOf(model, task, lease.access) !== undefined) return false;
+      const { live } = lease;
+      ended(lease);
+      if (!live) return false;
       lease.stopped = true;
       return true;
     }),
@@ -207,10 +211,14 @@ export function takeApproval(task: ModelTask, access: Access): void {
 }
 
 export function mayRenew(model: Model, task: ModelTask, lease: ModelLease): boolean {
+  return lease.live && allowsRenewal(model, task, lease);
+}
+
+/** For one that has not ended. */
+export function allowsRenewal(model: Model, task: ModelTask, lease: ModelLease): boolean {
   return (
     !isLocked(model, task, lease.access) &&
     task.open &&
-    lease.live &&
     ruleOf(model, task, lease.access) === 'allow' &&
     model.now() <= task.deadline - leastLife(task) &&
     lease.renewals < (maxRenewals[lease.access] ?? 0)
@@ -228,12 +236,18 @@ export function decideInModel(model: Model, approval: ModelApproval, approves: b
   approval.until = model.now() + (approves ? validFor : coolDown);
 }
 
+/** Of a credential, for certain. */
+export function ended(lease: ModelLease): void {
+  lease.live = false;
+  lease.doubtful = false;
+}
+
 /** Everything whose time has come. */
 export function passTime(model: Model): void {
   const now = model.now();
   for (const task of model.tasks) {
     if (task.open && task.deadline <= now) closeInModel(model, task);
-    for (const lease of task.leases) if (lease.expiresAt <= now) lease.live = false;
+    for (const lease of task.leases) if (lease.expiresAt <= now) ended(lease);
     for (const approval of task.approvals) {
       if (approval.state === 'pending' && approval.until <= now) {
         approval.state = 'denied';
@@ -267,14 +281,14 @@ export function closeInModel(model: Model, closed: ModelTask): void {
   for (const task of model.tasks) {
     if (task !== closed && !above(task).includes(closed)) continue;
     task.open = false;
-    for (const lease of task.leases) lease.live = false;
+    for (const lease of task.leases) ended(lease);
   }
 }
 
 /** To another agent: nothing goes along. */
 export function handOverInModel(model: Model, task: ModelTask, agent: AgentName): void {
   task.agent = agent;
-  for (const lease of task.leases) lease.live = false;
+  for (const lease of task.leases) ended(lease);
   // A no of people stands for whoever asks for the same.
   for (const approval of task.approvals) {
     if (approval.state === 'pending' || approval.state === 'approved') approval.state = 'void';
@@ -288,6 +302,10 @@ export function moveDeadline(model: Model, moved: ModelTask, deadline: number): 
     if (task === moved) task.deadline = deadline;
     else if (task.open && above(task).includes(moved)) task.deadline = Math.min(task.deadline, deadline);
     // What would outlive it may be ended with it: it is not counted on any more.
-    for (const lease of task.leases) if (lease.expiresAt > task.deadline) lease.live = false;
+    for (const lease of task.leases) {
+      if (!lease.live || lease.expiresAt <= task.deadline) continue;
+      ended(lease);
+      lease.doubtful = true;
+    }
   }
 }

@@ -89,6 +89,7 @@ export function received(
     expiresAt,
     renewals: 0,
     live: true,
+    doubtful: false,
     stopped: false,
     ...secretOf(credential),
   };
