@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { maxSetLength, SetRefused, type SetVerifier } from './attestors/security-events/verifier.ts';
+import { fullBucket, takeToken, type TokenBucket } from './domain/token-bucket.ts';
 import { BrokerError } from './domain/errors.ts';
 import type { PolicySource } from './domain/policy.ts';
 import { draftsOf, EventInvalid } from './domain/signals/security-events.ts';
@@ -26,7 +27,7 @@ const maxInFlight = 64;
 /** Where transmitters push their security event tokens (RFC 8935 §2). */
 export function securityEventRoute(options: SecurityEventRouteOptions): HttpRoute {
   const { clock, monotonic, verifier, emit } = options;
-  const buckets = new Map<string, { tokens: number; filledAt: number }>();
+  const buckets = new Map<string, TokenBucket>();
   let inFlight = 0;
 
   return {
@@ -94,13 +95,10 @@ export function securityEventRoute(options: SecurityEventRouteOptions): HttpRout
   /** Seconds to wait; 0 when it may pass. Counted once it is known who sent it, so that nobody uses up another's. */
   function taken(transmitter: string, perSecond: number, burst: number): number {
     const at = monotonic();
-    const bucket = buckets.get(transmitter) ?? { tokens: burst, filledAt: at };
+    const bucket = buckets.get(transmitter) ?? fullBucket({ perSecond, burst }, at);
     buckets.set(transmitter, bucket);
-    bucket.tokens = Math.min(burst, bucket.tokens + ((at - bucket.filledAt) * perSecond) / 1_000);
-    bucket.filledAt = at;
-    if (bucket.tokens < 1) return Math.max(1, Math.ceil((1 - bucket.tokens) / perSecond));
-    bucket.tokens -= 1;
-    return 0;
+    const empty = takeToken(bucket, { perSecond, burst }, at);
+    return empty === undefined ? 0 : Math.max(1, Math.ceil(empty.wait / 1_000));
   }
 
   /** §2.3: the reason as JSON. */

@@ -5,7 +5,6 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/dev/postgres.ts';
 import { RevocationService } from '../../src/gen/leasehold/v1/revocation_service_pb.js';
-import { migrate } from '../../src/storage/migrate.ts';
 import { createEstate, startInProcess, type TestEstate } from '../support/broker.ts';
 import { asSuperuser } from '../support/postgres.ts';
 import { startProxy, type TestProxy } from '../support/proxy.ts';
@@ -19,6 +18,7 @@ import {
   leasesOf,
   loginOf,
   openTask,
+  prepareBrokerDatabase,
   ordersSeenBy,
   refusalOf,
   reportsRead,
@@ -44,11 +44,7 @@ beforeAll(async () => {
   const dataDir = path.join(dir, 'primary');
   const start = () => startEmbeddedPostgres({ dataDir, password, settings: ['fsync=off'] });
   primary = await start();
-  await asSuperuser(urlOf(primary.port, 'postgres', 'postgres'), (client) => client.query('CREATE DATABASE broker'));
-  await migrate(urlOf(primary.port));
-  await asSuperuser(urlOf(primary.port), (client) =>
-    client.query(`CREATE ROLE app LOGIN PASSWORD '${password}' IN ROLE leasehold_broker`),
-  );
+  await prepareBrokerDatabase((user, database) => urlOf(primary.port, user, database), password);
   await primary.stop();
   await copyCluster(dataDir, path.join(dir, 'standby'));
   primary = await start();

@@ -5,7 +5,6 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { freePort, startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/dev/postgres.ts';
 import type { FaultPoint } from '../../src/domain/telemetry.ts';
-import { migrate } from '../../src/storage/migrate.ts';
 import { createEstate, startInProcess, type TestEstate } from '../support/broker.ts';
 import { asSuperuser } from '../support/postgres.ts';
 import { startLoad } from './load.ts';
@@ -18,6 +17,7 @@ import {
   leasesOf,
   loginOf,
   openTask,
+  prepareBrokerDatabase,
   ordersSeenBy,
   refusalOf,
   reportsRead,
@@ -50,11 +50,7 @@ beforeAll(async () => {
   port = await freePort();
   await start();
   const urlFor = (user: string, database: string) => `postgres://${user}:${password}@127.0.0.1:${port}/${database}`;
-  await asSuperuser(urlFor('postgres', 'postgres'), (client) => client.query('CREATE DATABASE broker'));
-  await migrate(urlFor('postgres', 'broker'));
-  await asSuperuser(urlFor('postgres', 'broker'), (client) =>
-    client.query(`CREATE ROLE app LOGIN PASSWORD '${password}' IN ROLE leasehold_broker`),
-  );
+  await prepareBrokerDatabase(urlFor, password);
   const made = await createEstate('storage');
   estate = { ...made, databaseUrl: urlFor('postgres', 'broker') };
   await writeFile(path.join(made.dir, 'database-url'), urlFor('app', 'broker'), { mode: 0o600 });

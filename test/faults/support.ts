@@ -13,6 +13,7 @@ import {
   type PostgresLogin,
 } from '../../src/gen/leasehold/v1/credential_service_pb.js';
 import { TaskService } from '../../src/gen/leasehold/v1/task_service_pb.js';
+import { migrate } from '../../src/storage/migrate.ts';
 import type { TestEstate } from '../support/broker.ts';
 import { asSuperuser } from '../support/postgres.ts';
 
@@ -181,6 +182,18 @@ export async function expectSettled(estate: TestEstate, taskId: string, timeout 
 /** Looks again and again until the look passes; unlike `expect.poll` also outside of one test's own context. */
 export async function eventually(look: () => Promise<void>, timeout = 20_000): Promise<void> {
   await vi.waitFor(look, { timeout, interval: 50 });
+}
+
+/** Database `broker` and the broker's own login `app`, on a server of its own whose superuser has the same password. */
+export async function prepareBrokerDatabase(
+  urlFor: (user: string, database: string) => string,
+  password: string,
+): Promise<void> {
+  await asSuperuser(urlFor('postgres', 'postgres'), (client) => client.query('CREATE DATABASE broker'));
+  await migrate(urlFor('postgres', 'broker'));
+  await asSuperuser(urlFor('postgres', 'broker'), (client) =>
+    client.query(`CREATE ROLE app LOGIN PASSWORD '${password}' IN ROLE leasehold_broker`),
+  );
 }
 
 /** Changes the configuration that the next broker reads. */

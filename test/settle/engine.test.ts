@@ -1,31 +1,13 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { auditEvent } from '../../src/domain/audit.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import { targetOf, type TargetProvider } from '../../src/domain/provider.ts';
 import { createSettler } from '../../src/domain/settlement.ts';
-import type { Storage } from '../../src/storage/storage.ts';
-import {
-  createBrokerDatabase,
-  leaseOf,
-  openTestStorage,
-  rows,
-  taskOf,
-  writeOf,
-  type BrokerDatabase,
-} from '../support/storage.ts';
+import { leaseOf, storageFor, rows, taskOf, writeOf } from '../support/storage.ts';
 
 /** The engine on the real storage, with targets that behave as a test says and a clock that a test moves. */
 
-let database: BrokerDatabase;
-let storage: Storage;
-beforeAll(async () => {
-  database = await createBrokerDatabase('engine');
-  storage = await openTestStorage(database);
-});
-afterAll(async () => {
-  await storage.close();
-  await database.drop();
-});
+const { database, storage } = await storageFor('engine');
 
 let now = 0;
 beforeEach(() => {

@@ -1,34 +1,14 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { PolicyRevision } from '../../src/domain/policy.ts';
 import { createSignalBoard } from '../../src/domain/signals/board.ts';
 import { withSignals } from '../../src/domain/signals/facts.ts';
 import { createSignalReevaluator } from '../../src/domain/signals/reevaluation.ts';
 import { createSignals } from '../../src/domain/signals/signals.ts';
-import type { Storage } from '../../src/storage/storage.ts';
 import { compilePolicy } from '../../src/policy/compile.ts';
 import { agent, policy, rule, tool } from '../policy/support.ts';
-import {
-  createBrokerDatabase,
-  insertedTask,
-  leaseOf,
-  newId,
-  openTestStorage,
-  rows,
-  taskOf,
-  writeOf,
-  type BrokerDatabase,
-} from '../support/storage.ts';
+import { insertedTask, leaseOf, newId, storageFor, rows, taskOf, writeOf } from '../support/storage.ts';
 
-let database: BrokerDatabase;
-let storage: Storage;
-beforeAll(async () => {
-  database = await createBrokerDatabase('sigqueue');
-  storage = await openTestStorage(database);
-});
-afterAll(async () => {
-  await storage.close();
-  await database.drop();
-});
+const { database, storage } = await storageFor('sigqueue');
 
 const clock = { now: Date.now };
 const watching = compilePolicy([

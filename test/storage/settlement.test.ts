@@ -1,28 +1,9 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { auditEvent } from '../../src/domain/audit.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
-import type { Storage } from '../../src/storage/storage.ts';
-import {
-  createBrokerDatabase,
-  insertedTask,
-  leaseOf,
-  openTestStorage,
-  rows,
-  taskOf,
-  writeOf,
-  type BrokerDatabase,
-} from '../support/storage.ts';
+import { insertedTask, leaseOf, storageFor, rows, taskOf, writeOf } from '../support/storage.ts';
 
-let database: BrokerDatabase;
-let storage: Storage;
-beforeAll(async () => {
-  database = await createBrokerDatabase('settle');
-  storage = await openTestStorage(database);
-});
-afterAll(async () => {
-  await storage.close();
-  await database.drop();
-});
+const { database, storage } = await storageFor('settle');
 
 const openTask = async (overrides: Partial<Task> = {}) =>
   insertedTask(await storage.tasks.insert(taskOf(overrides), []));

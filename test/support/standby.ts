@@ -5,8 +5,8 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { createRequire } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import { freePort } from '../../src/dev/postgres.ts';
+import { asSuperuser } from './postgres.ts';
 
 export interface Standby {
   port: number;
@@ -45,7 +45,9 @@ export async function startStandby(dataDir: string, primary: { port: number; pas
   server.stderr.setEncoding('utf8').on('data', (text: string) => (log = (log + text).slice(-4_000)));
   const exited = once(server, 'exit');
   const until = Date.now() + 60_000;
-  while (!(await answers(port, primary.password))) {
+  const url = `postgres://postgres:${primary.password}@127.0.0.1:${port}/postgres`;
+  const answers = () => asSuperuser(url, () => Promise.resolve(true)).catch(() => false);
+  while (!(await answers())) {
     if (server.exitCode !== null || Date.now() > until) throw new Error(`the standby did not start:\n${log}`);
     await sleep(100);
   }
@@ -56,19 +58,6 @@ export async function startStandby(dataDir: string, primary: { port: number; pas
       await exited;
     },
   };
-}
-
-async function answers(port: number, password: string): Promise<boolean> {
-  const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', password, database: 'postgres' });
-  client.on('error', () => undefined);
-  try {
-    await client.connect();
-    return true;
-  } catch {
-    return false;
-  } finally {
-    await client.end().catch(() => undefined);
-  }
 }
 
 async function serverBinary(): Promise<string> {

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type pg from 'pg';
+import { afterAll } from 'vitest';
 import { idFactory } from '../../src/domain/ids.ts';
 import type { Lease, Task } from '../../src/domain/model.ts';
 import type { LeaseWrite } from '../../src/domain/store.ts';
@@ -44,6 +45,17 @@ function withDatabase(url: string, name: string): string {
 
 export async function openTestStorage(database: BrokerDatabase): Promise<Storage> {
   return await openStorage({ url: database.brokerUrl, poolSize: 8, onError: () => undefined });
+}
+
+/** A database and its storage for one test file, gone when the file has run. */
+export async function storageFor(label: string): Promise<{ database: BrokerDatabase; storage: Storage }> {
+  const database = await createBrokerDatabase(label);
+  const storage = await openTestStorage(database);
+  afterAll(async () => {
+    await storage.close();
+    await database.drop();
+  });
+  return { database, storage };
 }
 
 export const newId = idFactory(Date.now, randomBytes);

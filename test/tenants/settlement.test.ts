@@ -1,29 +1,10 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { Provider } from '../../src/domain/provider.ts';
 import { createSettler } from '../../src/domain/settlement.ts';
-import type { Storage } from '../../src/storage/storage.ts';
-import {
-  createBrokerDatabase,
-  insertedTask,
-  leaseOf,
-  openTestStorage,
-  rows,
-  taskOf,
-  writeOf,
-  type BrokerDatabase,
-} from '../support/storage.ts';
+import { insertedTask, leaseOf, storageFor, rows, taskOf, writeOf } from '../support/storage.ts';
 
 /** One tenant with thousands to settle, longer due than the few of another: the few do not wait for the thousands. */
-let database: BrokerDatabase;
-let storage: Storage;
-beforeAll(async () => {
-  database = await createBrokerDatabase('turns');
-  storage = await openTestStorage(database);
-});
-afterAll(async () => {
-  await storage?.close();
-  await database?.drop();
-});
+const { database, storage } = await storageFor('turns');
 
 function settlerFor(severalTenants: boolean) {
   return createSettler({

@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import { BrokerError } from '../../domain/errors.ts';
+import { fullBucket, takeToken, type TokenBucket } from '../../domain/token-bucket.ts';
 import type { Interceptor } from './interceptor.ts';
 
 export interface RateLimits {
@@ -13,37 +14,27 @@ export interface RateLimits {
   maxCallers: number;
 }
 
-interface Bucket {
-  tokens: number;
-  filledAt: number;
-}
-
 /** A token bucket per workload. `now` is monotonic, in milliseconds. */
 export function rate(limits: RateLimits, now: () => number): Interceptor {
-  const buckets = new LRUCache<string, Bucket>({ max: limits.maxCallers });
-  const perMs = limits.callsPerSecond / 1_000;
+  const buckets = new LRUCache<string, TokenBucket>({ max: limits.maxCallers });
+  const bounds = { perSecond: limits.callsPerSecond, burst: limits.burst };
   return (_method, next) => (exchange) => {
     const at = now();
     const { tenant, workload } = exchange.caller;
     const key = `${tenant} ${workload}`;
     let bucket = buckets.get(key);
     if (bucket === undefined) {
-      bucket = { tokens: limits.burst, filledAt: at };
+      bucket = fullBucket(bounds, at);
       buckets.set(key, bucket);
-    } else {
-      bucket.tokens = Math.min(limits.burst, bucket.tokens + (at - bucket.filledAt) * perMs);
-      bucket.filledAt = at;
     }
-    if (bucket.tokens < 1) {
+    const refused = takeToken(bucket, bounds, at);
+    if (refused !== undefined) {
       throw new BrokerError(
         'RATE_LIMITED',
         'This workload calls too often. Wait as long as RetryInfo says, then retry.',
-        {
-          retryAfterMs: (1 - bucket.tokens) / perMs,
-        },
+        { retryAfterMs: refused.wait },
       );
     }
-    bucket.tokens -= 1;
     return next(exchange);
   };
 }

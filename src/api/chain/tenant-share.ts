@@ -1,4 +1,5 @@
 import { BrokerError } from '../../domain/errors.ts';
+import { fullBucket, takeToken, type BucketBounds, type TokenBucket } from '../../domain/token-bucket.ts';
 import type { TenantShare } from './exchange.ts';
 import type { Interceptor } from './interceptor.ts';
 
@@ -19,8 +20,8 @@ export type TenantBoundsOf = (tenant: string) => TenantBounds | undefined;
 
 interface Counted extends TenantShare {
   readonly bounds: TenantBounds;
-  tokens: number;
-  filledAt: number;
+  readonly perSecond: BucketBounds;
+  readonly bucket: TokenBucket;
 }
 
 /**
@@ -32,7 +33,7 @@ export function tenantShare(boundsOf: TenantBoundsOf, now: () => number): Interc
   const shares = new Map<string, Counted | undefined>();
   const shareOf = (tenant: string): Counted | undefined => {
     const bounds = boundsOf(tenant);
-    const share = bounds && { bounds, unary: 0, streams: 0, tokens: bounds.burst, filledAt: now() };
+    const share = bounds && countedOf(bounds, now());
     shares.set(tenant, share);
     return share;
   };
@@ -49,20 +50,20 @@ export function tenantShare(boundsOf: TenantBoundsOf, now: () => number): Interc
           ? refused('maxInFlight', `has ${bounds.maxInFlight} calls in work`, 200)
           : refused('maxStreams', `holds ${bounds.maxStreams} streams`, 1_000);
       }
-      const perMs = bounds.callsPerSecond / 1_000;
-      const at = now();
-      share.tokens = Math.min(bounds.burst, share.tokens + (at - share.filledAt) * perMs);
-      share.filledAt = at;
-      if (share.tokens < 1) {
-        const wait = (1 - share.tokens) / perMs;
-        throw refused('callsPerSecond', `makes more than ${bounds.callsPerSecond} calls per second`, wait);
+      const empty = takeToken(share.bucket, share.perSecond, now());
+      if (empty !== undefined) {
+        throw refused('callsPerSecond', `makes more than ${bounds.callsPerSecond} calls per second`, empty.wait);
       }
-      share.tokens -= 1;
       share[held] += 1;
       exchange.share = share;
       return next(exchange);
     };
   };
+}
+
+function countedOf(bounds: TenantBounds, at: number): Counted {
+  const perSecond = { perSecond: bounds.callsPerSecond, burst: bounds.burst };
+  return { bounds, perSecond, bucket: fullBucket(perSecond, at), unary: 0, streams: 0 };
 }
 
 function refused(bound: keyof TenantBounds, what: string, retryAfterMs: number): BrokerError {
